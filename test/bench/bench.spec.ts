@@ -38,7 +38,7 @@ const bench = async (...args: string[]): Promise<{ stdout: string; report: Writt
 };
 
 describe('the benchmark', () => {
-  it('measures everybody, and finds the stock exact and every order there', async () => {
+  it('measures every contestant and finds no wrong stock or lost order', async () => {
     const { stdout, report } = await bench('place', '--workload', 'spread');
     expect(report.faults).toEqual([]);
     expect(report.runs.map((it) => it.contestant)).toEqual(['limit a', 'limit b', 'ours', 'echo', 'bare', 'baseline']);
@@ -50,7 +50,7 @@ describe('the benchmark', () => {
     expect(stdout).toContain('Stock is exact to the unit after every run');
   });
 
-  it('tells which of several instances answered, none of the calls with what belongs to another', async () => {
+  it('reports which instance answered each call, and finds no reply to another request', async () => {
     const { report } = await bench('balance');
     expect(report.faults).toEqual([]);
     expect(report.runs.map((it) => [it.contestant, Object.keys(it.answeredBy).toSorted()])).toEqual(
@@ -62,7 +62,7 @@ describe('the benchmark', () => {
       expect(Object.values(answeredBy).reduce((sum, it) => sum + it, 0)).toBe(count);
   });
 
-  it('says what is wrong with how it was called', async () => {
+  it('reports an unknown workload and exits with code 2', async () => {
     await expect(run(process.execPath, [program, 'place', '--workload', 'none'])).rejects.toMatchObject({
       code: 2,
       stderr: expect.stringContaining('There is no workload none; there are spread, hot, mix.'),

@@ -6,11 +6,11 @@ import { benchmarkName } from './suites/cache.js';
 import { shown, tableOf } from './table.js';
 
 const driverNote =
-  'Load: raw sockets, HTTP/1.1 keep-alive, one process of its own. CPU is user and system time of the processes, in ms\n' +
-  'an order (or request): node = the system under test, pg = the whole server with all its helpers, load = the driver,\n' +
-  'broker = what messages pass through; of calls, node is who asks and who answers.\n' +
-  'Orders count from the first request until the last one is final; figures are medians, range is the least and the most.\n' +
-  'others is the share of this machine that other programs used meanwhile: they make figures worthless.';
+  'Load: raw sockets, HTTP/1.1 keep-alive, from a separate process. CPU is user and system time in ms per order (or\n' +
+  'request): node = the system under test, pg = all processes of Postgres, load = the load generator, broker = the message\n' +
+  'broker. For calls, node includes client and server. A run lasts from the first request until the last order is final;\n' +
+  'figures are medians of the runs, range is the lowest and the highest rate. others is the share of the CPU that other\n' +
+  'programs used; if it is high, the figures are useless.';
 
 const ratio = (value: number): string => (Number.isFinite(value) ? `${shown(value)}×` : '');
 

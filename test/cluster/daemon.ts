@@ -21,7 +21,7 @@ export const postgresAccount = async (): Promise<Account | undefined> => {
   return { uid: uid!, gid: gid! };
 };
 
-/** A server that a test starts, kills and starts again; it ends with the test, however that ends. */
+/** A server that a test starts, kills and restarts; it ends with the test process, however that ends. */
 export class Daemon {
   private child: ChildProcess | undefined;
   private printed = '';
@@ -40,7 +40,7 @@ export class Daemon {
     return this.child !== undefined && this.child.exitCode === null && this.child.signalCode === null;
   }
 
-  /** What it printed, over all its lives; the oldest part may be cut off. */
+  /** Its output over all starts; the oldest part may be cut off. */
   get output(): string {
     return this.printed;
   }
@@ -53,7 +53,7 @@ export class Daemon {
       cwd: folder,
       env: { PATH: process.env['PATH'], HOME: folder, LC_ALL: 'C', PYTHONUNBUFFERED: '1' },
       stdio: ['ignore', 'pipe', 'pipe'],
-      // Out of reach of a Ctrl-C that is meant for jest.
+      // Detached, so that a Ctrl-C meant for jest does not reach it.
       detached: true,
     });
     this.child = child;
@@ -61,7 +61,7 @@ export class Daemon {
       stream.setEncoding('utf8').on('data', (text: string) => {
         this.printed = (this.printed + text).slice(-keptOutput);
       });
-    // Rejects where there is no such program.
+    // Rejects if the program does not exist.
     await once(child, 'spawn');
     const pid = child.pid!;
     guardProcess(pid);
@@ -72,7 +72,7 @@ export class Daemon {
   async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
     const { child } = this;
     if (!child || !this.isRunning) return;
-    // One that stands still hears nothing else.
+    // A stopped process handles no other signal.
     if (signal !== 'SIGKILL') child.kill('SIGCONT');
     const ended = once(child, 'exit');
     child.kill(signal);

@@ -14,7 +14,7 @@ import { Watch } from './outage.js';
 
 const describeNats = await natsOrSkip(describe);
 
-describeNats('JetStream on three servers whose leader goes away under load', () => {
+describeNats('a JetStream cluster of three servers whose leader fails under load', () => {
   const figures: object[] = [];
   let shoppers: Shoppers;
   let nats: NatsCluster;
@@ -24,7 +24,7 @@ describeNats('JetStream on three servers whose leader goes away under load', () 
     nats = await startNatsCluster(3);
     shape = await startProxied('one database', { EVENTS_AT: nats.url });
   });
-  // Nobody goes on shopping after a test that has failed.
+  // Stops the shoppers after a failed test.
   afterEach(() => shoppers?.finish());
   afterAll(async () => {
     printFigures('JetStream', figures);
@@ -32,7 +32,7 @@ describeNats('JetStream on three servers whose leader goes away under load', () 
     await nats?.stop();
   });
 
-  /** Who leads the stream of orders, as its followers say it. */
+  /** The leader of the stream of orders, as the cluster reports it. */
   const leader = async (): Promise<NatsServer> => {
     const own = await connect({ servers: nats.url.slice('nats://'.length).split(','), timeout: 2_000 });
     try {
@@ -41,7 +41,7 @@ describeNats('JetStream on three servers whose leader goes away under load', () 
       expect(config.num_replicas).toBe(3);
       return nats.servers[Number(cluster!.leader!.replace('server-', ''))]!;
     } finally {
-      // Without waiting for a server that may stand still.
+      // Not awaited, because the server may be paused.
       void own.close();
     }
   };
@@ -51,7 +51,7 @@ describeNats('JetStream on three servers whose leader goes away under load', () 
     ['cut off', async (it) => it.pause(), async (it) => it.resume()],
   ];
 
-  it.each(faults)('%s: no order waits for it, and everybody hears of each event', async (fault, begin, end) => {
+  it.each(faults)('%s: orders continue, and every event is delivered', async (fault, begin, end) => {
     const api = new Api(shape.baseUrl);
     const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
     shoppers = new Shoppers(api, randomOf(`leader ${fault}`));

@@ -1,8 +1,8 @@
 import { setInterval } from 'node:timers/promises';
 
-/** What a fault cost, in seconds. For people to read: nothing fails by it. */
+/** The cost of a fault in seconds. For information only: no test fails because of it. */
 export interface Outage {
-  /** The longest time in which nothing was acknowledged. */
+  /** The longest time without an acknowledgement. */
   silentS: number;
   /** From the fault to the end of that time. */
   recoveredAfterS: number;
@@ -10,21 +10,21 @@ export interface Outage {
 
 const seconds = (ms: number): number => Math.round(ms / 10) / 100;
 
-/** Looks at how many orders have been acknowledged, from before a fault until well after it. */
+/** Watches the number of acknowledged orders, from before a fault until well after it. */
 export class Watch {
   private readonly over = new AbortController();
   private readonly watching: Promise<void>;
   private faultAt = performance.now();
   private longest = { from: this.faultAt, to: this.faultAt };
 
-  /** @param acknowledged how many there are by now */
+  /** @param acknowledged returns the number so far */
   constructor(private readonly acknowledged: () => number) {
     this.watching = this.watch().catch((error: Error) => {
       if (error.name !== 'AbortError') throw error;
     });
   }
 
-  /** The fault happens now. */
+  /** Marks the moment of the fault. */
   fault(): void {
     this.faultAt = performance.now();
   }

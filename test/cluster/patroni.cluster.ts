@@ -14,7 +14,7 @@ import { PatroniCluster, patroniOrSkip, type PatroniNode } from './patroni.js';
 
 const describePatroni = await patroniOrSkip(describe);
 
-describePatroni('a Postgres under Patroni whose primary goes away under load', () => {
+describePatroni('Postgres under Patroni whose primary fails under load', () => {
   const figures: object[] = [];
   let shoppers: Shoppers;
   let receiver: WebhookReceiver | undefined;
@@ -31,7 +31,7 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
       release: () => cluster.stop(),
     });
   });
-  // Nobody goes on shopping, and nobody listens, after a test that has failed.
+  // Stops the shoppers and the receiver after a failed test.
   afterEach(async () => {
     try {
       await shoppers?.finish();
@@ -52,7 +52,7 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     ['stopped with its Patroni', (primary) => primary.stop(), (old) => old.goOn()],
   ];
 
-  it.each(faults)('%s: its standby takes over, and nothing acknowledged is lost', async (fault, begin, end) => {
+  it.each(faults)('%s: the standby is promoted, and nothing acknowledged is lost', async (fault, begin, end) => {
     await cluster.whole();
     const api = new Api(shape.baseUrl);
     const hearing = (receiver = await WebhookReceiver.start(api, await shape.databaseUrls()));
@@ -68,15 +68,15 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     const watch = new Watch(placed);
     watch.fault();
     await begin(old);
-    // No other node may have lost nothing.
+    // Only the synchronous standby is sure to have everything.
     await eventually(async () => expect((await cluster.otherPrimary(old)).name).toBe(standby.name), 90_000);
     await more(30);
-    // The old one comes back while everybody goes on, and has to find out that it is not the primary any more.
+    // The old primary returns under load, and has to notice that it was replaced.
     await end(old);
     await cluster.whole();
     await more(30);
     const outage = await watch.end();
-    // Counted whatever else is wrong with what they were told.
+    // Counted even if the shoppers report something wrong.
     const [finished] = await Promise.allSettled([shoppers.finish()]);
     const counted = await countLost(shoppers, shape);
     figures.push({ fault, ...outage, ...counted, foundAgain: shoppers.replayed });

@@ -20,7 +20,7 @@ const password = 'only-for-tests';
 
 const versionsOf = '/usr/lib/postgresql';
 
-/** Of the newest version that is installed. Where there is none, undefined. */
+/** The programs of the newest installed version; undefined if there is none. */
 const binariesOfPostgres = async (): Promise<string | undefined> => {
   const versions = await readdir(versionsOf).catch(() => []);
   const newest = versions.map(Number).toSorted((a, b) => b - a)[0];
@@ -33,30 +33,32 @@ const isInstalled = (command: string): Promise<boolean> =>
     () => false,
   );
 
-/** For test files: `describe` where all that it takes is installed (`orSkip`). */
+/** For test files: `describe` if everything needed is installed (`orSkip`). */
 export const patroniOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> => {
   const there = await Promise.all(['patroni', 'etcd', 'haproxy'].map(isInstalled));
   const isThere = there.every(Boolean) && (await binariesOfPostgres()) !== undefined;
   return orSkip(isThere, describe, `Patroni, etcd, HAProxy and Postgres are not all here: ${packages}`);
 };
 
-/** How the nodes find each other out, in seconds: an outage is hardly longer than the lease. */
+/** The timing of the leader election, in seconds: an outage is hardly longer than the lease (`ttl`). */
 const timing = { ttl: 20, loop_wait: 2, retry_timeout: 5 };
 
 interface Place {
   folder: string;
   postgres: number;
   rest: number;
-  /** The ways that others take to it, and the one that it takes to etcd. */
+  /** The links through which other nodes reach it, and its link to etcd. */
   links: { postgres: Link; rest: Link; etcd: Link };
 }
 
-/** What Patroni is told; JSON is YAML. Strict: without a standby that has it too, nothing is acknowledged. */
+/**
+ * The configuration of Patroni; JSON is YAML. In strict synchronous mode, nothing is acknowledged that no standby has.
+ */
 const settingsOf = (name: string, place: Place, binaries: string): object => ({
   scope: 'cleave',
   name,
   restapi: { listen: `127.0.0.1:${place.rest}`, connect_address: `127.0.0.1:${place.links.rest.port}` },
-  // As proxies, or Patroni would go to the members past the link.
+  // As proxies, because Patroni would otherwise connect to the members directly, past the link.
   etcd3: { hosts: [`127.0.0.1:${place.links.etcd.port}`], use_proxies: true },
   bootstrap: {
     dcs: {
@@ -73,7 +75,7 @@ const settingsOf = (name: string, place: Place, binaries: string): object => ({
           synchronous_commit: 'on',
           shared_buffers: '64MB',
           wal_keep_size: '256MB',
-          // A standby that is cut off, or a client that is, is noticed before TCP gives up by itself.
+          // Detects a disconnected standby or client before TCP gives up by itself.
           wal_sender_timeout: '5s',
           wal_receiver_timeout: '5s',
           tcp_user_timeout: '10s',
@@ -116,7 +118,7 @@ const childrenOf = async (pid: number): Promise<number[]> => {
 };
 
 /**
- * Before 3.0.3 one that stood still writes its name over that of its successor, and what was committed there is lost:
+ * Before 3.0.3, a paused leader that resumes overwrites the lock of its successor, whose commits are then lost:
  * https://github.com/patroni/patroni/pull/2689
  */
 const overwritesTheLeader = async (): Promise<boolean> => {
@@ -125,7 +127,7 @@ const overwritesTheLeader = async (): Promise<boolean> => {
   return major < 3 || (major === 3 && minor === 0 && patch < 3);
 };
 
-/** A Postgres and the Patroni that leads it. */
+/** A Postgres with its Patroni. */
 class PatroniNode {
   constructor(
     readonly name: string,
@@ -133,7 +135,7 @@ class PatroniNode {
     readonly patroni: Daemon,
   ) {}
 
-  /** What Patroni says of it: 200 where that is so. */
+  /** Whether it has this role according to Patroni, which answers 200 if so. */
   async is(what: 'primary' | 'sync' | 'replica'): Promise<boolean> {
     const answer = await fetch(`http://127.0.0.1:${this.place.rest}/${what}`, {
       signal: AbortSignal.timeout(2_000),
@@ -146,21 +148,21 @@ class PatroniNode {
     return Number((await textOf(join(dataOf(this.place.folder), 'postmaster.pid'))).split('\n')[0]);
   }
 
-  /** Ends Patroni and Postgres at once, as a power cut does. */
+  /** Kills Patroni and Postgres at once, like a power failure. */
   async kill(): Promise<void> {
     const pid = await this.postmaster();
     await this.patroni.kill('SIGKILL');
     if (pid > 0) process.kill(pid, 'SIGKILL');
   }
 
-  /** Everything of it stands still. */
+  /** Pauses all of its processes. */
   stop(): Promise<void> {
     return this.signal('SIGSTOP');
   }
 
   /**
-   * Everything goes on as if no time had passed; where Patroni would take the lock from its successor then, it is started
-   * anew beside a Postgres that goes on.
+   * Resumes all processes as if no time had passed. If this version of Patroni would take the lock from its successor,
+   * it is restarted instead, next to the resumed Postgres.
    */
   async goOn(): Promise<void> {
     const takesLocks = await overwritesTheLeader();
@@ -173,14 +175,14 @@ class PatroniNode {
     const postmaster = await this.postmaster();
     for (const parent of [this.patroni.pid, postmaster].filter((it) => it > 0))
       for (const pid of [parent, ...(await childrenOf(parent))]) {
-        // What stands still hears nothing of the end of the tests but that it is killed.
+        // When the tests end, a paused process reacts to SIGKILL only.
         if (signal === 'SIGSTOP') guardProcess(pid);
         else if (pid !== this.patroni.pid) unguardProcess(pid);
         sent(pid, signal);
       }
   }
 
-  /** It reaches neither etcd nor another node, nor is it reached by one. Who asks it from elsewhere gets to it. */
+  /** Cuts it off from etcd and the other nodes, in both directions. Direct connections from elsewhere still work. */
   partition(): void {
     for (const link of Object.values(this.place.links)) link.cut();
   }
@@ -229,7 +231,9 @@ const newFolder = async (account: Account | undefined): Promise<string> => {
   return folder;
 };
 
-/** Three Postgres under Patroni and three etcd, with HAProxy before them: one address, wherever the primary is. */
+/**
+ * Three Postgres nodes under Patroni, three members of etcd, and an HAProxy whose address always leads to the primary.
+ */
 export class PatroniCluster {
   private readonly started: Daemon[] = [];
   private readonly folders: string[] = [];
@@ -253,12 +257,12 @@ export class PatroniCluster {
     return `postgres://${user}:${password}@127.0.0.1:${this.port}/${database}`;
   }
 
-  /** The one that Patroni says is it; rejects when there is none for long. */
+  /** The primary according to Patroni; rejects if there is none for long. */
   primary(): Promise<PatroniNode> {
     return eventually(() => this.oneThatIs('primary'), patienceMs);
   }
 
-  /** The same, of the nodes but for one. */
+  /** The primary among the other nodes. */
   otherPrimary(than: PatroniNode): Promise<PatroniNode> {
     return this.oneThatIs(
       'primary',
@@ -266,12 +270,12 @@ export class PatroniCluster {
     );
   }
 
-  /** The one that has to have what is acknowledged. */
+  /** The synchronous standby, which has everything that was acknowledged. */
   standby(): Promise<PatroniNode> {
     return eventually(() => this.oneThatIs('sync'), patienceMs);
   }
 
-  /** A primary, a synchronous standby and the others behind them. */
+  /** Waits for a primary, a synchronous standby and other replicas that follow. */
   async whole(): Promise<void> {
     await eventually(async () => {
       const [primary] = await Promise.all([this.oneThatIs('primary'), this.oneThatIs('sync')]);
@@ -286,7 +290,7 @@ export class PatroniCluster {
   }
 
   async stop(): Promise<void> {
-    // A Patroni that still lives would start the Postgres again.
+    // Patroni first, because it would restart its Postgres.
     await Promise.all(this.started.map((it) => it.kill('SIGKILL')));
     for (const node of this.nodes) {
       const pid = await node.postmaster();
@@ -318,13 +322,13 @@ export class PatroniCluster {
     }
     await this.startProxy();
     await this.whole();
-    // Not a superuser: what is kept free for those is for Patroni.
+    // Not a superuser, because the connections reserved for superusers are for Patroni.
     const superuser = this.url('postgres', 'postgres');
     await eventually(() => query(superuser, `CREATE ROLE cleave LOGIN PASSWORD '${password}'`), patienceMs);
     await query(superuser, 'CREATE DATABASE cleave OWNER cleave');
   }
 
-  /** @returns the ports of its members */
+  /** @returns the client ports of its members */
   private async startEtcd(): Promise<number[]> {
     const ports = await servicePorts(2 * size);
     const [clients, peers] = [ports.slice(0, size), ports.slice(size)];

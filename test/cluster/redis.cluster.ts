@@ -12,7 +12,7 @@ import { Watch } from './outage.js';
 
 const describeRedis = await redisOrSkip(describe);
 
-/** Enough that every master has some of them. */
+/** Enough keys that every master holds some. */
 const many = Array.from({ length: 24 });
 
 describeRedis('a Redis Cluster with replicas whose master is killed under load', () => {
@@ -28,7 +28,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     shape = await startProxied('two instances', { CACHE_REDIS_URL: redis.url });
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
   });
-  // Nobody goes on shopping after a test that has failed.
+  // Stops the shoppers after a failed test.
   afterEach(() => shoppers?.finish());
   afterAll(async () => {
     printFigures('Redis Cluster', figures);
@@ -36,7 +36,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     await redis?.stop();
   });
 
-  /** Writes a value under each key here, however often that takes, until all are read there. */
+  /** Writes a value under each key here, with retries, until all are read there. */
   const writtenHere = async (keys: readonly string[], value: string): Promise<void> => {
     await eventually(async () => {
       for (const key of keys) ok(await here.send('PUT', '/cache', { body: { key, value, ttl_ms: 600_000 } }));
@@ -46,7 +46,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     }, 60_000);
   };
 
-  /** Changes the products here. @returns how long it took after the last one until all were read as they are there */
+  /** Changes the products here. @returns the time from the last change until all changes are read there */
   const changedHere = async (products: readonly string[], price: number): Promise<number> => {
     const body = { name: 'A thing', unit_price_minor: price, currency: 'GBP' };
     for (const id of products) ok(await here.send('PUT', `/products/${id}`, { body }));
@@ -58,7 +58,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     return performance.now() - changedAt;
   };
 
-  it('orders go on, the cache answers, and it forgets what changes once a replica has taken over', async () => {
+  it('stops no orders, and is writable and invalidates again once a replica is promoted', async () => {
     const keys = many.map(() => fresh('key'));
     const products = await Promise.all(many.map(() => here.product({ price: 100 })));
     await writtenHere(keys, 'before');
@@ -71,7 +71,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
       return shoppers.until(() => placed() >= before + count);
     };
 
-    // Somebody who reads, and remembers how each read was answered and how long that took.
+    // A reader that records the status and duration of each read.
     const reads: { status: number; ms: number }[] = [];
     const counted = (status: number): number => reads.filter((it) => it.status === status).length;
     let isReading = true;
@@ -90,7 +90,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     for (const watch of [orders, answers]) watch.fault();
     await redis.kill(0);
     await more(20);
-    // All of it can be written again, so a replica has taken over; and what is changed here is heard of there.
+    // All keys can be written again, so a replica was promoted; and changes made here are seen there.
     await writtenHere(keys, 'after');
     const writableAfterMs = performance.now() - killedAt;
     const heardAfterMs = await changedHere(products, 300);

@@ -1,6 +1,6 @@
 import { connected, query } from '../support/tables.js';
 
-/** Holds what a dump holds until its end: a lock on every table that lets all others but `ALTER TABLE` go on. */
+/** Holds the locks of a pg_dump: one on every table, which conflicts only with DDL such as `ALTER TABLE`. */
 export const dumpUnderWay = async (url: string): Promise<{ end(): Promise<void> }> => {
   const tables = await query<{ name: string }>(
     url,

@@ -9,7 +9,10 @@ const git = (...args: string[]): string | undefined => {
   return status === 0 ? stdout.trim() : undefined;
 };
 
-/** What is updated from: what `UPDATE_FROM` names; the last tag before this commit; else the commit that is noted. */
+/**
+ * The version to update from: `UPDATE_FROM`, else the last tag before this commit, else the commit in
+ * docs/released-migrations.json.
+ */
 export const lastRelease = (): string | undefined => {
   const { release } = JSON.parse(readFileSync('docs/released-migrations.json', 'utf8')) as ReleasedMigrations;
   const wanted =
@@ -17,7 +20,7 @@ export const lastRelease = (): string | undefined => {
   return git('rev-parse', '--verify', '--quiet', `${wanted}^{commit}`) === undefined ? undefined : wanted;
 };
 
-/** Compiles the apps of another version in a folder of its own, with the packages that it has locked. @returns the folder */
+/** Compiles the apps of another version in a folder of its own, with its locked packages. @returns the folder */
 export const compiled = (version: string): string => {
   const folder = mkdtempSync(join(tmpdir(), 'cleave-update-'));
   const archive = execFileSync('git', ['archive', version], { maxBuffer: 1024 ** 3 });

@@ -13,7 +13,7 @@ import { allAt, query } from '../support/tables.js';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import { dumpUnderWay } from './dump.js';
 
-/** What the next version might do: change a table that every order is written to. */
+/** What a next version might do: alter a table that every order is written to. */
 class AlterEvents2999000000001 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`ALTER TABLE orders.events ADD COLUMN remark text`);
@@ -22,8 +22,8 @@ class AlterEvents2999000000001 implements MigrationInterface {
   async down(): Promise<void> {}
 }
 
-describe('a migration that changes a table under load, while that is dumped', () => {
-  it('does not hold up orders, and is done when the dump is', async () => {
+describe('a migration that alters a table under load during a dump', () => {
+  it('does not delay orders, and completes after the dump', async () => {
     const database = await testDatabase();
     const [port] = await servicePorts(1);
     const shape = await startPlan('dumped', {
@@ -51,7 +51,7 @@ describe('a migration that changes a table under load, while that is dumped', ()
       expect(isDone).toBe(false);
       const meanwhile = load.attempts.slice(from).filter((it) => it.tookMs !== undefined);
       expect(acknowledged(meanwhile).length).toBeGreaterThan(50);
-      // Of all that callers waited, hardly any went beyond that: one that stands still with the machine may, most may not.
+      // In sum, callers waited hardly longer than that: a single pause of the machine is tolerated.
       const beyond = meanwhile.reduce((sum, it) => sum + Math.max(0, it.tookMs! - 2_000), 0);
       expect(beyond).toBeLessThan(0.1 * load.size * 6_000);
       await dump.end();
@@ -63,7 +63,7 @@ describe('a migration that changes a table under load, while that is dumped', ()
       expectAnswers(await load.end(), [201, 409]);
       await trial.settle();
     } finally {
-      // What a failed test has left.
+      // Cleans up after a failed test.
       await dump?.end();
       await migration;
       await trial.stopLoads();
@@ -72,7 +72,7 @@ describe('a migration that changes a table under load, while that is dumped', ()
   });
 });
 
-describe('the functions that move readers of the log', () => {
+describe('the functions that assign parts of the log to consumers', () => {
   const databases = [orderDatabase, salesDatabase, webhooksDatabase];
   const functions = `
     SELECT p.oid::regprocedure::text AS name, pg_get_functiondef(p.oid) AS made
@@ -85,14 +85,17 @@ describe('the functions that move readers of the log', () => {
     }
   };
 
-  /** What was kept from before the clock was set back was not seen to have run out, and parts were moved in any order. */
+  /**
+   * Restores their bugs: leases from before the clock was set back never expired, and checkpoints were not locked in
+   * order.
+   */
   const older = (made: string): string =>
     made
       .replaceAll(/ OR \w+ > too_long/g, '')
       .replace(/too_long [^;]+;/, '')
       .replace(/PERFORM FROM \w+\.checkpoints[^;]+;/, '');
 
-  it('are the same in a database that was made before they were mended as in a new one', async () => {
+  it('are the same in a database created before their fix as in a new one', async () => {
     const [updated, fresh] = await Promise.all([testDatabase(), testDatabase()]);
     try {
       await migrate(updated.url, (name) => !name.startsWith('TakenOver'));
@@ -108,7 +111,7 @@ describe('the functions that move readers of the log', () => {
   });
 });
 
-describe('migrations as a job', () => {
+describe('the migrate job', () => {
   let database: TestDatabase;
   const started: AppProcess[] = [];
   beforeAll(async () => {
@@ -133,7 +136,7 @@ describe('migrations as a job', () => {
     expect(process.log).toMatch(/^ {2}DATABASE_URL: is not set/m);
   });
 
-  it('brings one module up to date where only that has an address', async () => {
+  it('migrates only the module whose database is configured', async () => {
     const process = await migrate({ ORDER_DATABASE_URL: database.url });
     expect(await process.exit).toEqual({ code: 0, signal: null });
     const client = new pg.Client({ connectionString: database.url });
@@ -145,7 +148,7 @@ describe('migrations as a job', () => {
     expect(rows).toEqual([{ schema: 'orders' }]);
   });
 
-  it('leaves nothing to do for the apps, nor for itself', async () => {
+  it('leaves nothing to migrate for the apps or for a second run', async () => {
     const first = await migrate({ DATABASE_URL: database.url });
     expect(await first.exit).toEqual({ code: 0, signal: null });
     expect(first.log).toContain('migrated the inventory database');

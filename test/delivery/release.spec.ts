@@ -14,19 +14,19 @@ import {
 
 const read = (path: string): string => readFileSync(path, 'utf8');
 
-describe('migrations that were released', () => {
+describe('released migrations', () => {
   const folder = mkdtempSync(join(tmpdir(), 'cleave-release-'));
   const place = join(folder, 'libs/order/migrations');
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  it('are what they were', () => {
+  it('have not changed since their release', () => {
     const { migrations } = JSON.parse(read('docs/released-migrations.json')) as ReleasedMigrations;
     const present = migrationsIn('.');
     expect(Object.keys(present).length).toBeGreaterThan(5);
     expect(changedAfterRelease(migrations, present)).toEqual([]);
   });
 
-  it('are missed when they are gone, and seen when they change; others may come', () => {
+  it('are reported if they are deleted or changed, while new ones may be added', () => {
     mkdirSync(place, { recursive: true });
     for (const name of ['1-orders', '2-sagas']) writeFileSync(join(place, `${name}.ts`), `${name} as released`);
     const before = migrationsIn(folder);
@@ -40,11 +40,11 @@ describe('migrations that were released', () => {
 });
 
 describe('the changelog', () => {
-  it('tells what the next release brings', () => {
+  it('describes the next release under Unreleased', () => {
     expect(notesOf(read('CHANGELOG.md'), 'Unreleased')).toMatch(/^### Added\n\n- /);
   });
 
-  it('becomes that of a version, whose notes are its own', () => {
+  it('moves Unreleased under the version that is released, and finds the notes of each version', () => {
     const text = '# Changelog\n\n## [Unreleased]\n\n### Fixed\n\n- One thing.\n\n## [1.0.0] - 2026-01-01\n\n- All.\n';
     const after = released(text, '1.0.1', '2026-02-03');
     expect(after).toContain('## [Unreleased]\n\n## [1.0.1] - 2026-02-03\n\n### Fixed\n\n- One thing.\n');
@@ -56,7 +56,7 @@ describe('the changelog', () => {
 });
 
 describe('a tag', () => {
-  it('is of the version that everything says', () => {
+  it('must match the version in every file', () => {
     const versions = {
       'package.json': 'v1.2.0',
       'libs/sdk/package.json': 'v1.2.0',
@@ -69,7 +69,7 @@ describe('a tag', () => {
     ]);
   });
 
-  it('that nobody has prepared is refused before anything is published', () => {
+  it('that was not prepared is refused before anything is published', () => {
     const checking = spawnSync(process.execPath, ['scripts/release.ts', 'check', 'v999.0.0'], { encoding: 'utf8' });
     expect(checking.status).not.toBe(0);
     expect(checking.stderr).toContain('The tag is v999.0.0, but package.json says v');
@@ -77,7 +77,7 @@ describe('a tag', () => {
 });
 
 describe('the documents of the project', () => {
-  it('name only commands that there are', () => {
+  it('name only existing npm scripts', () => {
     const { scripts, license } = JSON.parse(read('package.json')) as {
       scripts: Record<string, string>;
       license: string;

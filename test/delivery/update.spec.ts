@@ -18,11 +18,11 @@ const describeFromRelease = orSkip(
 );
 
 const buildTimeoutMs = 600_000;
-/** For two dozen starts, one after the other, on a machine that is busy. */
+/** About two dozen starts, one after the other, on a busy machine. */
 const rollTimeoutMs = 600_000;
 const thinkMs = 250;
 
-/** The old version in one process, and a place beside it for the new one. */
+/** The old version as a single process, and a second slot for the new one. */
 const startMonoliths = async (home: string): Promise<Shape> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
   const [gateway, one, two] = await servicePorts(3);
@@ -47,15 +47,15 @@ const startMonoliths = async (home: string): Promise<Shape> => {
 };
 
 /**
- * In this order there, and back: so each of two neighbours is the newer one for a while. Of the services order goes first,
- * and asks what an older inventory may not know yet.
+ * The modules are updated in this order, and then rolled back, so that of two neighbours each is the newer one at some
+ * time. Order is updated before inventory, so it calls an inventory that may not know new operations.
  */
 const shapes: [string, (home: string) => Promise<Shape>, string[]][] = [
   ['one process', startMonoliths, ['monolith']],
   ['services over TCP', startScaled, ['gateway', 'order', 'inventory', 'payment', 'cache', 'sales', 'webhooks']],
 ];
 
-/** The one that takes less than a minute; both with `npm run test:update`. */
+/** By default only the one that takes less than a minute; both with `npm run test:update`. */
 const tried = 'everyUpdate' in globalThis ? shapes : shapes.slice(0, 1);
 
 describeFromRelease(`an update from ${from ?? 'the last release'}`, () => {
@@ -68,7 +68,7 @@ describeFromRelease(`an update from ${from ?? 'the last release'}`, () => {
   });
 
   it.each(tried)(
-    'of %s: migrates under the old version, during a dump, is rolled out and back, and no request fails',
+    'of %s: migrates under the old version during a dump, rolls out and back, and no request fails',
     async (_name, start, modules) => {
       const shape = await start(home);
       const trial = new Trial(shape);

@@ -10,7 +10,7 @@ import { orSkip } from '#testing';
 const read = (path: string): string => readFileSync(path, 'utf8');
 const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
 
-/** What we use of GitHub Actions, and nothing else: a member that is misspelled is refused. */
+/** The subset of GitHub Actions that we use. Anything else, such as a misspelled key, is refused. */
 const permissions = z.strictObject({
   contents: z.enum(['read', 'write']),
   packages: z.literal('write').optional(),
@@ -23,7 +23,7 @@ const step = z.strictObject({
   if: z.string().optional(),
   uses: z
     .string()
-    // A tag can be moved to something else, which would be run with what we may publish by.
+    // A tag can be moved to malicious code, which would run with our permissions to publish.
     .regex(/^[\w-]+\/[\w-]+@[0-9a-f]{40}$/, 'must be pinned by a commit')
     .optional(),
   with: inputs.optional(),
@@ -62,7 +62,7 @@ const workflow = z.strictObject({
 const files = globSync('.github/workflows/*.yml').toSorted();
 const workflows = files.map((file): [string, z.output<typeof workflow>] => [file, workflow.parse(parse(read(file)))]);
 
-/** The npm scripts that a job runs, also those that its matrix names. */
+/** The npm scripts that a job runs, including those named in its matrix. */
 const scriptsOf = ({ steps = [], strategy }: z.output<typeof job>): { script: string; isOptional: boolean }[] =>
   steps
     .flatMap(({ run = '' }) => [...run.matchAll(/npm run (--if-present )?(\$\{\{ matrix\.(\w+) \}\}|[\w:]+)/g)])
@@ -74,8 +74,8 @@ const scriptsOf = ({ steps = [], strategy }: z.output<typeof job>): { script: st
     );
 
 /**
- * The Debian packages of what the tests of a script start. GitHub sets `GITHUB_ACTIONS`, with which a test that misses one of them fails;
- * podman and kubectl are on its machines already.
+ * The Debian packages that the tests of a script need. GitHub sets `GITHUB_ACTIONS`, with which a test fails if its
+ * package is missing. podman and kubectl are preinstalled on its runners.
  */
 const needed: Record<string, string[]> = {
   jest: [
@@ -90,11 +90,11 @@ const needed: Record<string, string[]> = {
   'test:crash': ['redis-server', 'nats-server', 'haproxy', 'faketime'],
   'test:cluster': ['redis-server', 'nats-server', 'haproxy', 'postgresql', 'patroni', 'etcd-server'],
 };
-/** Packages that start nothing by themselves. */
+/** Packages that start no service. */
 const atRest = new Set(['faketime', 'python3-grpcio', 'python3-protobuf']);
 
 describe('the pipeline', () => {
-  it('checks each change, releases each tag, and does at night what takes long', () => {
+  it('checks each change, releases each tag, and runs the slow tests at night', () => {
     const when = Object.fromEntries(workflows.map(([file, { on }]) => [file.split(/[\\/]/).at(-1), Object.keys(on)]));
     expect(when).toEqual({
       'ci.yml': ['push', 'pull_request', 'workflow_call'],
@@ -103,7 +103,7 @@ describe('the pipeline', () => {
     });
   });
 
-  it.each(workflows)('%s: is well-formed, and what it calls exists', (_file, { jobs }) => {
+  it.each(workflows)('%s: is well-formed, and refers only to what exists', (_file, { jobs }) => {
     for (const [name, it] of Object.entries(jobs)) {
       for (const needed of [it.needs ?? []].flat()) expect(Object.keys(jobs)).toContain(needed);
       if (it.uses) {
@@ -119,7 +119,7 @@ describe('the pipeline', () => {
     }
   });
 
-  it.each(files)('%s: says of which version each commit is, one of each action', (file) => {
+  it.each(files)('%s: notes the version of each pinned commit, and pins one commit per action', (file) => {
     const used = [...read(file).matchAll(/uses: (\S+)@(\S+)(.*)$/gm)];
     for (const [, action, , version] of used)
       expect([action, version]).toEqual([action, expect.stringMatching(/^ # v\d+\.\d+\.\d+$/)]);
@@ -127,20 +127,20 @@ describe('the pipeline', () => {
       expect([action, new Set(pins.map(([, , commit]) => commit)).size]).toEqual([action, 1]);
   });
 
-  it.each(workflows)('%s: may do no more than it must', (file, it) => {
+  it.each(workflows)('%s: has the least permissions', (file, it) => {
     expect(it.permissions).toEqual({ contents: 'read' });
     const raised = Object.entries(it.jobs).filter(([, { permissions: own }]) => own !== undefined);
     if (!file.endsWith('release.yml')) expect(raised).toEqual([]);
     for (const { steps = [] } of Object.values(it.jobs)) {
-      // Nothing that is run later finds the token of the checkout.
+      // Later steps cannot read the token of the checkout.
       for (const { uses, with: given } of steps)
         if (uses?.startsWith('actions/checkout@')) expect(given?.['persist-credentials']).toBe(false);
-      // What others may name, such as a branch, is never part of a command.
+      // Values that others control, such as branch names, are never part of a command.
       for (const { run = '' } of steps) expect(run).not.toMatch(/\$\{\{ *(?:github|inputs|secrets)\b/);
     }
   });
 
-  it('runs every check and test that there is', () => {
+  it('runs every check and test', () => {
     const run = new Set(
       workflows.flatMap(([, { jobs }]) => Object.values(jobs).flatMap(scriptsOf)).map(({ script }) => script),
     );
@@ -148,7 +148,7 @@ describe('the pipeline', () => {
     for (const script of ['build', 'check', 'jest', ...tests]) expect([...run]).toContain(script);
   });
 
-  it('installs what the tests of a job start, and has it to itself', () => {
+  it('installs what the tests of a job need, and stops the services that the packages start', () => {
     for (const [, { jobs }] of workflows)
       for (const [name, it] of Object.entries(jobs)) {
         const ran = (it.steps ?? []).map(({ run = '' }) => run).join('\n');
@@ -162,24 +162,24 @@ describe('the pipeline', () => {
       }
   });
 
-  it('skips for want of a part only by `orSkip`, which fails where `GITHUB_ACTIONS` is set', () => {
+  it('skips tests for missing tools only through `orSkip`, which fails if `GITHUB_ACTIONS` is set', () => {
     const skipping = globSync('{apps,libs,test}/**/*.ts').filter((file) =>
       /\b(?:describe|it)\.skip\b/.test(read(file)),
     );
     expect(skipping.map((file) => file.replaceAll('\\', '/')).toSorted()).toEqual([
-      // Root on Linux, which nobody installs.
+      // Tests as root on Linux, which are needed nowhere else.
       'libs/database/test/embedded-postgres.spec.ts',
-      // What Linux alone tells.
+      // Figures that only Linux reports.
       'libs/messaging/test/balancing.spec.ts',
       // Real orders, which are not part of the project.
       'test/replay/csv.ts',
       'test/replay/shapes.spec.ts',
-      // A pg_dump of Postgres 18, which few systems have packaged.
+      // A pg_dump of Postgres 18, which few systems package.
       'test/restore/own-postgres.spec.ts',
     ]);
   });
 
-  it('starts every compose file, and waits until all in it are well', () => {
+  it('starts every compose file and waits until all services are healthy', () => {
     const { jobs } = workflows.find(([file]) => file.endsWith('ci.yml'))![1];
     const ups = jobs['image']!.steps!.map(({ run = '' }) => run).filter((run) => / up /.test(run));
     const started = ups.map((run) => [...run.matchAll(/-f (\S+)/g)].map(([, file]) => file!));
@@ -189,7 +189,7 @@ describe('the pipeline', () => {
     expect(started).toContainEqual(['docker/compose.split.yaml', ...overlays]);
   });
 
-  it('publishes nothing before everything holds, and all of it with what it is made of', () => {
+  it('publishes only after CI and the check of the tag, and the image with provenance and SBOM', () => {
     const { jobs } = workflows.find(([file]) => file.endsWith('release.yml'))![1];
     const before = (name: string): string[] =>
       [jobs[name]!.needs ?? []].flat().flatMap((needed) => [needed, ...before(needed)]);
@@ -205,7 +205,7 @@ describe('the pipeline', () => {
   });
 });
 
-describe('a part that tests need and that is missing', () => {
+describe('tests whose tools are missing', () => {
   const ci = process.env['GITHUB_ACTIONS'];
   afterEach(() => {
     if (ci === undefined) delete process.env['GITHUB_ACTIONS'];
@@ -213,13 +213,13 @@ describe('a part that tests need and that is missing', () => {
   });
   const test = Object.assign(() => undefined, { skip: () => undefined });
 
-  it('fails them in CI, where it was forgotten', () => {
+  it('fail in CI', () => {
     process.env['GITHUB_ACTIONS'] = 'true';
     expect(orSkip(true, test, 'nothing')).toBe(test);
     expect(() => orSkip(false, test, 'There is no such server')).toThrow('There is no such server');
   });
 
-  it('has them skipped elsewhere', () => {
+  it('are skipped elsewhere', () => {
     delete process.env['GITHUB_ACTIONS'];
     expect(orSkip(true, test, 'nothing')).toBe(test);
     expect(orSkip(false, test, 'what a test of skipping makes up')).toBe(test.skip);
@@ -227,7 +227,7 @@ describe('a part that tests need and that is missing', () => {
 });
 
 describe('the SDK', () => {
-  it('says where it comes from once it is published: where this repository lies', () => {
+  it('names the repository that publishes it in its package.json', () => {
     const { jobs } = workflows.find(([file]) => file.endsWith('release.yml'))![1];
     const commands = jobs['sdk']!.steps!.map(({ run = '' }) => run);
     const naming = commands.findIndex((it) => it.startsWith('npm pkg set'));
@@ -247,8 +247,8 @@ describe('the SDK', () => {
   });
 });
 
-describe('what is brought up to date', () => {
-  it('is everything that is locked', () => {
+describe('Dependabot', () => {
+  it('updates every locked dependency', () => {
     const { updates } = parse(read('.github/dependabot.yml')) as {
       updates: { 'package-ecosystem': string; directory: string }[];
     };

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { parse } from 'yaml';
 import { z } from 'zod';
 
-/** What we use of the Compose Specification, and nothing else: a member that is misspelled is refused. */
+/** The subset of the Compose Specification that we use. Anything else, such as a misspelled key, is refused. */
 const duration = z.string().regex(/^(?:\d+(?:ms|s|m|h))+$/);
 const serviceSchema = z.strictObject({
   image: z.string().regex(/^[a-z0-9./-]+:[a-z0-9.-]+$/, 'must name its version'),
@@ -34,7 +34,7 @@ const composeSchema = z.strictObject({
 export type Compose = z.output<typeof composeSchema>;
 export type Service = z.output<typeof serviceSchema>;
 
-/** A value with what is set in the shell: of `${NAME:-value}` the latter, unless the former is set. */
+/** Replaces `${NAME:-value}` by the variable of the shell, or by the value if it is not set. */
 const interpolatedBy =
   (shell: Record<string, string>) =>
   (_key: unknown, value: unknown): unknown =>
@@ -45,7 +45,7 @@ const interpolatedBy =
 type Tree = Record<string, unknown>;
 const isTree = (value: unknown): value is Tree => value !== null && typeof value === 'object' && !Array.isArray(value);
 
-/** One file over the other: trees are merged, all else is replaced. */
+/** Overlays one file on the other: mappings are merged, everything else is replaced. */
 const over = (base: Tree, upper: Tree): Tree => ({
   ...base,
   ...Object.fromEntries(
@@ -56,7 +56,7 @@ const over = (base: Tree, upper: Tree): Tree => ({
   ),
 });
 
-/** A compose file, with others over it, as it is with what is set in the shell. @throws ZodError for what we do not use */
+/** A compose file with overlays and variables of the shell. @throws ZodError for anything that we do not use */
 export const composeIn = (shell: Record<string, string>, ...files: string[]): Compose => {
   const trees = files.map(
     (file) => parse(readFileSync(`docker/${file}`, 'utf8'), interpolatedBy(shell), { merge: true }) as Tree,
@@ -65,5 +65,5 @@ export const composeIn = (shell: Record<string, string>, ...files: string[]): Co
   return composeSchema.parse(Object.fromEntries(entries));
 };
 
-/** As it is with nothing set in the shell. */
+/** The same without variables of the shell. */
 export const compose = (...files: string[]): Compose => composeIn({}, ...files);

@@ -14,20 +14,20 @@ import { compose, type Service } from './compose.js';
 
 const describeWithNats = await natsOrSkip(describe);
 
-/** The path of the health check, which asks the container that it runs in. */
+/** The path of the health check, which a container requests from itself. */
 const healthOf = ({ healthcheck }: Service): string => new URL(healthcheck!.test.at(-1)!).pathname;
 
-describeWithNats('the compose files of the split with NATS, without containers', () => {
+describeWithNats('the compose files of the split with NATS, run without containers', () => {
   const { services } = compose('compose.split.yaml', 'compose.split-nats.yaml');
   const brokers = Object.entries(services).filter(([name]) => name.startsWith('nats-'));
   const apps = Object.entries(services).filter(([, { build }]) => build !== undefined);
   const daemons = new Map<string, Daemon>();
-  /** Where each of the addresses that the files name lies here. */
+  /** The local address for each address in the files. */
   const places = new Map<string, string>();
   let folder: string;
   let shape: Shape;
 
-  /** A text of the compose files with the addresses that its parts have here. */
+  /** Replaces the addresses in a text of the compose files by the local ones. */
   const here = (text: string): string => text.replaceAll(/[\w.-]+:\d+/g, (address) => places.get(address) ?? address);
 
   const portOf = (address: string): string => places.get(address)!.split(':')[1]!;
@@ -88,7 +88,7 @@ describeWithNats('the compose files of the split with NATS, without containers',
     unguardFolder(folder);
   });
 
-  it('place orders, and tell of them through a log of three replicas, of which any one may be gone', async () => {
+  it('place orders and count them in sales, with three replicas of the log, of which one may be killed', async () => {
     const environment = services['gateway']!.environment!;
     const gateway = new Api(shape.service('gateway').url);
     const asking = (credential: string) => ({ headers: { authorization: `Bearer ${credential}` } });

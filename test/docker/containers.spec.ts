@@ -46,7 +46,7 @@ const image = stages.at(-1) as typeof dockerfile;
 const inImage = (instruction: string): string[] =>
   image.filter((line) => line.instruction === instruction).map(({ rest }) => rest);
 
-/** The app of a service: its command, or the one that the image has for want of another. */
+/** The app of a service: its command, or the default command of the image. */
 const mainOf = ({ command }: Service): string => (command ?? (JSON.parse(inImage('CMD')[0]!) as string[])).join(' ');
 const imageEnvironment = Object.fromEntries(
   inImage('ENV').flatMap((line) => line.split(' ').map((pair) => pair.split('=') as [string, string])),
@@ -57,11 +57,11 @@ const environmentOf = ({ environment }: Service): Record<string, string> => {
   return { HOST, PORT, ...environment };
 };
 
-/** For some processes, one after the other, on a machine that is busy. */
+/** Several starts, one after the other, on a busy machine. */
 const startsTimeoutMs = 300_000;
 
 describe.each(all)('the compose file: %s', (_name, composed) => {
-  it('is well-formed, and what it refers to exists', () => {
+  it('is well-formed, and refers only to what exists', () => {
     const { services, volumes } = composed();
     for (const service of Object.values(services)) {
       for (const name of Object.keys(service.depends_on ?? {})) {
@@ -78,7 +78,7 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
       expect(existsSync(mainOf(service).replace(/^dist\/(.*)\.js$/, '$1.ts'))).toBe(true);
   });
 
-  it('is published to this machine only: REST, and gRPC where order is a service of its own', () => {
+  it('publishes its ports on this machine only: REST, and gRPC if order is a separate service', () => {
     const { services } = composed();
     const published = Object.values(services).flatMap(({ ports }) => ports ?? []);
     const grpc = services['order'] ? ['127.0.0.1:5001:5001'] : [];
@@ -91,7 +91,7 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
     'gives each app every variable that it requires',
     async () => {
       for (const [name, service] of ours(composed())) {
-        // An app says all that is wrong with its environment at once, and does nothing then.
+        // An app reports all faults in its environment together, so PORT is made invalid to keep it from starting.
         const faults = await faultsOf(mainOf(service), { ...environmentOf(service), PORT: '!' });
         expect([name, faults]).toEqual([name, ['PORT']]);
       }
@@ -99,12 +99,12 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
     startsTimeoutMs,
   );
 
-  it('names its neighbours as they are called, at the ports where they listen', () => {
+  it('uses the names of its services, and the ports on which they listen', () => {
     const { services } = composed();
     const port = imageEnvironment['PORT'];
     for (const [, { environment = {} }] of ours(composed())) {
       for (const [variable, value] of Object.entries(environment)) {
-        // Several servers of one kind are an address each.
+        // Further addresses of a server list lack the protocol.
         const [first, ...more] = value.split(',');
         if (!URL.canParse(first!) || variable.endsWith('_LISTEN')) continue;
         const { protocol, hostname, port: asked } = new URL(first!);
@@ -123,7 +123,7 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
 describe.each([
   ['monolith', ['monolith']],
   ['split', ['gateway', 'order']],
-] as const)('whoever answers callers in the compose file: %s', (name, doors) => {
+] as const)('the public services of the compose file: %s', (name, doors) => {
   const file = `compose.${name}.yaml`;
   const told = {
     RATE_LIMIT: '600/minute',
@@ -134,7 +134,7 @@ describe.each([
     CORS_ORIGINS: 'https://shop.example',
   };
 
-  it('is told by the shell how many may ask, whose tokens count and whose pages may read', () => {
+  it('take rate limit, OIDC and CORS settings from the shell', () => {
     const { services } = composeIn(told, file);
     for (const door of doors) expect(services[door]!.environment).toMatchObject(told);
     const others = Object.keys(services).filter((it) => !(doors as readonly string[]).includes(it));
@@ -144,7 +144,7 @@ describe.each([
       expect(read(`docker/${file}`)).toMatch(new RegExp(`^#.*${variable}\\b`, 'm'));
   });
 
-  it('takes what it is told', async () => {
+  it('accept those settings', async () => {
     for (const door of doors) {
       const service = composeIn(told, file).services[door]!;
       expect(await faultsOf(mainOf(service), { ...environmentOf(service), PORT: '!' })).toEqual(['PORT']);
@@ -152,8 +152,8 @@ describe.each([
   });
 });
 
-describe('what there are several of in the compose file of the split', () => {
-  it('has a port of this machine for each, where it is published', () => {
+describe('scaled services of the split compose file', () => {
+  it('publish one port of this machine per instance', () => {
     const { services } = composeIn({ GATEWAY_PORTS: '3000-3002', ORDER_GRPC_PORTS: '5001-5002' }, 'compose.split.yaml');
     const published = Object.entries(services).flatMap(([name, { ports = [] }]) => ports.map((it) => [name, it]));
     expect(published).toEqual([
@@ -163,13 +163,13 @@ describe('what there are several of in the compose file of the split', () => {
   });
 });
 
-describe('the files that are mounted', () => {
+describe('mounted files', () => {
   const mounted = (composed: Compose): string[] =>
     Object.values(composed.services)
       .flatMap(({ volumes }) => volumes ?? [])
       .filter((volume) => volume.startsWith('./'));
 
-  it('are those of the edge, generated, and those of the observers', () => {
+  it('are the generated HAProxy configuration, and the configuration of Prometheus and Grafana', () => {
     expect(mounted(compose('compose.split.yaml', 'compose.split-haproxy.yaml'))).toEqual([
       './haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro',
     ]);
@@ -197,12 +197,12 @@ describe('the services', () => {
 
   it('are the apps of the repository', () => {
     const started = [monolith(), split()].flatMap(ours).map(([, service]) => mainOf(service));
-    // `migrate` ends: where it is needed, it is a job.
+    // `migrate` is a job, which is not in the compose files.
     started.push('dist/apps/migrate/src/main.js');
     expect(started.sort()).toEqual(apps.map((app) => `dist/apps/${app}/src/main.js`).sort());
   });
 
-  it('listen and ask over one queue, where it is Redis', () => {
+  it('use a single queue in the split over Redis', () => {
     const addresses = ours(splitRedis()).flatMap(([, { environment = {} }]) =>
       Object.entries(environment).filter(
         ([variable]) => /_(?:AT|LISTEN)$/.test(variable) && !variable.includes('GRPC'),
@@ -214,12 +214,12 @@ describe('the services', () => {
 });
 
 describe('the image', () => {
-  it('is built on Node, all stages on the one that the tests run on', () => {
+  it('is built, in all stages, on the Node version that runs the tests', () => {
     const bases = dockerfile.filter(({ instruction }) => instruction === 'FROM').map(({ rest }) => rest.split(' ')[0]);
     expect(new Set(bases)).toEqual(new Set([`node:${process.versions.node.split('.')[0]}-slim`]));
   });
 
-  it('holds production packages only', () => {
+  it('contains production packages only', () => {
     const copied = inImage('COPY').filter((line) => line.includes('node_modules'));
     expect(copied).toEqual(['--from=packages /app/node_modules node_modules']);
     const packages = stages.find(([from]) => from?.rest.endsWith(' AS packages'))!;
@@ -231,7 +231,7 @@ describe('the image', () => {
     expect(inImage('RUN')).toEqual([]);
   });
 
-  it('runs as nobody in particular, gets signals itself, and says how it does', () => {
+  it('runs as an unprivileged user, receives signals directly, and has a health check', () => {
     expect(inImage('USER')).toEqual(['node']);
     for (const form of [...inImage('ENTRYPOINT'), ...inImage('CMD')])
       expect(JSON.parse(form)).toEqual(expect.any(Array));
@@ -240,7 +240,7 @@ describe('the image', () => {
     expect(imageEnvironment).toMatchObject({ HOST: '0.0.0.0', PORT: inImage('EXPOSE')[0] });
   });
 
-  it('ends when it is told to before the app has loaded, which process 1 does of itself alone', async () => {
+  it('ends on SIGTERM before the app has loaded', async () => {
     const [, ...options] = JSON.parse(inImage('ENTRYPOINT')[0]!) as string[];
     const loading = `console.log('loading'); setInterval(() => {}, 1_000)`;
     const child = spawn(process.execPath, [...options, '--eval', loading]);
@@ -249,7 +249,7 @@ describe('the image', () => {
     expect(await once(child, 'exit')).toEqual([143, null]);
   });
 
-  it('is made of what exists and is not ignored', () => {
+  it('copies only what exists and is not ignored', () => {
     const taken = stages
       .flat()
       .filter(({ instruction, rest }) => instruction === 'COPY' && !rest.startsWith('--from='))

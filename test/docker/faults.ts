@@ -4,10 +4,10 @@ import { existsSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { compileCacheOf } from '../support/app-process.js';
 
-/** Whole files tell many services the same: an app is started once for each environment. */
+/** Many services have the same environment, so an app is started only once for each. */
 const found = new Map<string, Promise<string[]>>();
 
-/** Starts an app with an environment that it must refuse. @returns the variables that it finds fault with */
+/** Starts an app with an environment that it must refuse. @returns the variables that it reports */
 export const faultsOf = (main: string, env: Record<string, string>): Promise<string[]> => {
   const start = JSON.stringify([main, env]);
   const faults = found.get(start) ?? refusalOf(main, env);
@@ -24,13 +24,13 @@ const refusalOf = async (main: string, given: Record<string, string>): Promise<s
   return [...complaint.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
 };
 
-/** What takes any text is read beside what does not. */
+/** Variables that accept any text are read together with these. */
 const readBeside: Record<string, string> = { OIDC_AUDIENCE: 'OIDC_ISSUER', OIDC_TENANT_CLAIM: 'OIDC_ISSUER' };
 
-/** Which of the variables the app does not read: it has no fault to find with a value that nothing could mean. */
+/** Finds variables that the app does not read: it does not report an invalid value for them. */
 export const unreadBy = async (main: string, variables: string[]): Promise<string[]> => {
   const refused = await faultsOf(main, Object.fromEntries(variables.map((variable) => [variable, '!'])));
-  // DATABASE_URL is refused as the address of each module that has no other.
+  // DATABASE_URL is reported as the address of each module that has none of its own.
   return variables.filter((variable) => {
     const checked = readBeside[variable] ?? variable;
     return !refused.some((it) => it === checked || it.endsWith(`_${checked}`));

@@ -15,19 +15,19 @@ const image = 'cleave:under-test';
 const itWithNats = await natsOrSkip(it);
 const natsServer = (): string => execFileSync('which', ['nats-server'], { encoding: 'utf8' }).trim();
 const buildTimeoutMs = 900_000;
-/** As the compose files and the Kubernetes manifests run it. */
+/** As in the compose files and the Kubernetes manifests. */
 const hardened = ['--read-only', '--cap-drop', 'all', '--security-opt', 'no-new-privileges'];
-/** Half of it is Node. */
+/** About half of it is Node. */
 const mostBytes = 300_000_000;
 
-describe('the image, built from the Dockerfile', () => {
+describe('the image built from the Dockerfile', () => {
   let database: TestDatabase;
   const started: string[] = [];
 
   beforeAll(async () => {
     database = await testDatabase();
     await provideBase(base);
-    // The format of Docker has health checks.
+    // Only the docker format has health checks.
     await podman('build', '--format', 'docker', '--network', 'host', '-f', 'docker/Dockerfile', '-t', image, '.');
   }, buildTimeoutMs);
   afterEach(async () => {
@@ -51,11 +51,11 @@ describe('the image, built from the Dockerfile', () => {
     return container;
   };
 
-  /** What a line of JavaScript prints in the image. */
+  /** The output of a JavaScript expression evaluated in the image. */
   const evaluated = (code: string, ...args: string[]): Promise<string> =>
     podman(...runArguments('--rm', ...hardened, ...args, '--entrypoint', 'node', image, '-p', code));
 
-  it('is small, and holds what runs in production and nothing else', async () => {
+  it('is small, and contains only what production needs', async () => {
     const [size] = JSON.parse(await podman('image', 'inspect', '--format', '[{{.Size}}]', image)) as [number];
     expect(size).toBeLessThan(mostBytes);
     const app = `require('fs').readdirSync('/app').sort().join()`;
@@ -68,14 +68,14 @@ describe('the image, built from the Dockerfile', () => {
     ).toBe('0');
   });
 
-  it('runs as nobody in particular, who can write nothing', async () => {
+  it('runs as an unprivileged user without write access', async () => {
     expect(await evaluated('`${process.getuid()}:${process.getgid()}`')).toBe('1000:1000');
     const written = `try { require('fs').writeFileSync('/app/x', ''); 'written' } catch (error) { error.code }`;
     expect(await evaluated(written)).toMatch(/^(?:EROFS|EACCES)$/);
     expect(await evaluated(written, '--user', '0')).toBe('EROFS');
   });
 
-  it('migrates and ends, serves, tells how it does, and stops without losing an order', async () => {
+  it('migrates, serves, reports its health, and stops on SIGTERM without losing an order', async () => {
     const migration = await start({ DATABASE_URL: database.url }, [], 'dist/apps/migrate/src/main.js');
     expect(await podman('wait', migration)).toBe('0');
 
@@ -106,66 +106,62 @@ describe('the image, built from the Dockerfile', () => {
     expect(await podman('inspect', '--format', '{{.State.ExitCode}}', again)).toBe('0');
   });
 
-  itWithNats(
-    'runs each service of the split over NATS, by the names and ports that the compose files give them',
-    async () => {
-      const { services } = compose('compose.split.yaml', 'compose.split-nats.yaml');
-      const [redis, own] = await Promise.all([startRedis(), testDatabase()]);
-      try {
-        const names = Object.keys(services).filter((name) => name !== 'postgres' && name !== 'redis');
-        // All are on the network of this machine: each has an address of its own there, and the ports of the files.
-        const addresses = new Map(names.map((name, at) => [name, `127.${process.pid % 250}.7.${at + 2}`]));
-        const hosts = [...addresses].flatMap(([name, address]) => ['--add-host', `${name}:${address}`]);
-        const here = (name: string, text: string): string => text.replace('0.0.0.0', addresses.get(name)!);
-        for (const [name, { command = [] }] of Object.entries(services).filter(([it]) => it.startsWith('nats-'))) {
-          const listening = [...command.map((it) => here(name, it)), '--addr', addresses.get(name)!];
-          const broker = [
-            '--volume',
-            `${natsServer()}:/nats-server:ro`,
-            '--tmpfs',
-            '/data',
-            '--entrypoint',
-            '/nats-server',
-          ];
-          started.push(await podman(...runArguments('--detach', ...hosts, ...broker, base, ...listening)));
-        }
-        for (const [name, { build, command = [], environment = {} }] of Object.entries(services)) {
-          if (build === undefined) continue;
-          const given = Object.entries(environment).map(([variable, value]) => [
-            variable,
-            variable.endsWith('DATABASE_URL') ? own.url : here(name, value.replace('redis://redis:6379', redis.url)),
-          ]);
-          await start({ ...Object.fromEntries(given), HOST: addresses.get(name)! }, hosts, ...command);
-        }
-        const gateway = new Api(`http://${addresses.get('gateway')}:3000`);
-        await eventually(
-          async () => expect((await gateway.get('/health/ready')).body).toMatchObject({ status: 'ok' }),
-          120_000,
-        );
-        const asking = (credential: string) => ({ headers: { authorization: `Bearer ${credential}` } });
-        const admin = asking(services['gateway']!.environment!['ADMIN_KEY']!);
-        const issued = await gateway.send<IssuedKey>('POST', '/keys', {
-          body: { name: 'of a test', scopes },
-          ...admin,
-        });
-        const mine = asking(ok(issued, 201).key);
-        const product = { name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
-        ok(await gateway.send('PUT', '/products/mug', { body: product, ...mine }), 201);
-        ok(await gateway.send('PUT', '/stock/mug', { body: { on_hand: 10 }, ...mine }));
-        const order = { customer_id: 'c', product_id: 'mug', quantity: 1 };
-        ok(await gateway.send('POST', '/orders', { body: order, ...mine }), 201);
-        await eventually(async () => {
-          const { data } = ok(await gateway.send<SalesPage>('GET', '/sales', mine));
-          expect(data).toMatchObject([{ product_id: 'mug', ordered: 1 }]);
-        });
-        const kept = await fetch(
-          `http://${addresses.get('nats-1')}:8222/jsz?streams=true&config=true&leader-only=false`,
-        );
-        expect(await kept.text()).toMatch(/"num_replicas": ?3/);
-      } finally {
-        for (const container of started.splice(0)) await podman('rm', '--force', '--time', '0', container);
-        await Promise.all([redis.stop(), own.stop()]);
+  itWithNats('runs each service of the split over NATS, with the names and ports of the compose files', async () => {
+    const { services } = compose('compose.split.yaml', 'compose.split-nats.yaml');
+    const [redis, own] = await Promise.all([startRedis(), testDatabase()]);
+    try {
+      const names = Object.keys(services).filter((name) => name !== 'postgres' && name !== 'redis');
+      // All containers share the network of the host, each with a loopback address of its own and the ports of the
+      // files.
+      const addresses = new Map(names.map((name, at) => [name, `127.${process.pid % 250}.7.${at + 2}`]));
+      const hosts = [...addresses].flatMap(([name, address]) => ['--add-host', `${name}:${address}`]);
+      const here = (name: string, text: string): string => text.replace('0.0.0.0', addresses.get(name)!);
+      for (const [name, { command = [] }] of Object.entries(services).filter(([it]) => it.startsWith('nats-'))) {
+        const listening = [...command.map((it) => here(name, it)), '--addr', addresses.get(name)!];
+        const broker = [
+          '--volume',
+          `${natsServer()}:/nats-server:ro`,
+          '--tmpfs',
+          '/data',
+          '--entrypoint',
+          '/nats-server',
+        ];
+        started.push(await podman(...runArguments('--detach', ...hosts, ...broker, base, ...listening)));
       }
-    },
-  );
+      for (const [name, { build, command = [], environment = {} }] of Object.entries(services)) {
+        if (build === undefined) continue;
+        const given = Object.entries(environment).map(([variable, value]) => [
+          variable,
+          variable.endsWith('DATABASE_URL') ? own.url : here(name, value.replace('redis://redis:6379', redis.url)),
+        ]);
+        await start({ ...Object.fromEntries(given), HOST: addresses.get(name)! }, hosts, ...command);
+      }
+      const gateway = new Api(`http://${addresses.get('gateway')}:3000`);
+      await eventually(
+        async () => expect((await gateway.get('/health/ready')).body).toMatchObject({ status: 'ok' }),
+        120_000,
+      );
+      const asking = (credential: string) => ({ headers: { authorization: `Bearer ${credential}` } });
+      const admin = asking(services['gateway']!.environment!['ADMIN_KEY']!);
+      const issued = await gateway.send<IssuedKey>('POST', '/keys', {
+        body: { name: 'of a test', scopes },
+        ...admin,
+      });
+      const mine = asking(ok(issued, 201).key);
+      const product = { name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
+      ok(await gateway.send('PUT', '/products/mug', { body: product, ...mine }), 201);
+      ok(await gateway.send('PUT', '/stock/mug', { body: { on_hand: 10 }, ...mine }));
+      const order = { customer_id: 'c', product_id: 'mug', quantity: 1 };
+      ok(await gateway.send('POST', '/orders', { body: order, ...mine }), 201);
+      await eventually(async () => {
+        const { data } = ok(await gateway.send<SalesPage>('GET', '/sales', mine));
+        expect(data).toMatchObject([{ product_id: 'mug', ordered: 1 }]);
+      });
+      const kept = await fetch(`http://${addresses.get('nats-1')}:8222/jsz?streams=true&config=true&leader-only=false`);
+      expect(await kept.text()).toMatch(/"num_replicas": ?3/);
+    } finally {
+      for (const container of started.splice(0)) await podman('rm', '--force', '--time', '0', container);
+      await Promise.all([redis.stop(), own.stop()]);
+    }
+  });
 });

@@ -11,7 +11,7 @@ import { faultsOf, unreadBy } from './faults.js';
 const folder = 'docker/kubernetes';
 const read = (path: string): string => readFileSync(path, 'utf8');
 
-/** What we use of the API of Kubernetes, and nothing else: a member that is misspelled is refused. */
+/** The subset of the Kubernetes API that we use. Anything else, such as a misspelled key, is refused. */
 const labels = z.record(z.string(), z.string());
 const matching = z.strictObject({ matchLabels: labels });
 const metadata = z.strictObject({
@@ -175,7 +175,7 @@ const itRendered = orSkip(
 const overlays = ['monolith', 'split'] as const;
 const rendered = new Map<string, Resource[]>();
 
-/** What would be applied, as `kubectl kustomize` puts it together. */
+/** The resources that would be applied, as rendered by `kubectl kustomize`. */
 const resourcesOf = (overlay: string): Resource[] => {
   const known = rendered.get(overlay);
   if (known) return known;
@@ -213,11 +213,11 @@ const environmentOf = (it: z.output<typeof deployment | typeof job>): Record<str
     appOf(it).env.map((each) => [each.name, 'value' in each ? each.value : (secretValues[each.name] ?? '')]),
   );
 
-/** For some processes, one after the other, on a machine that is busy. */
+/** Several starts, one after the other, on a busy machine. */
 const startsTimeoutMs = 300_000;
 
 describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
-  itRendered('hold nothing that is unknown, and no name twice', () => {
+  itRendered('contain only known fields, and unique names', () => {
     const names = resourcesOf(overlay).map(({ kind: of, metadata: { name } }) => `${of} ${name}`);
     expect(names.length).toBeGreaterThan(10);
     expect(new Set(names).size).toBe(names.length);
@@ -227,7 +227,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       expect(namespace).toBe('cleave');
   });
 
-  itRendered('run the apps of the repository in one version, and their migrations', () => {
+  itRendered('run the apps of the repository in its version, and the migration job', () => {
     const { version } = JSON.parse(read('package.json')) as { version: string };
     for (const it of [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')]) {
       expect(mainOf(it)).toBe(`dist/apps/${it.metadata.name}/src/main.js`);
@@ -237,7 +237,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     expect(ofKind(overlay, 'Job').map(({ metadata: { name } }) => name)).toEqual(['migrate']);
   });
 
-  itRendered('select, budget, scale and guard each deployment, once', () => {
+  itRendered('have one service, disruption budget, autoscaler and network policy per deployment', () => {
     const names = namesIn(overlay);
     for (const {
       metadata: { name },
@@ -245,7 +245,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     } of ofKind(overlay, 'Deployment')) {
       expect(nameOf(spec.selector.matchLabels)).toBe(name);
       expect(spec.template.metadata.labels).toMatchObject(spec.selector.matchLabels);
-      // Whom Prometheus may ask.
+      // Prometheus selects targets by this label.
       expect(spec.template.metadata.labels['app.kubernetes.io/part-of']).toBe('cleave');
     }
     expect(ofKind(overlay, 'Service').map(({ spec }) => nameOf(spec.selector))).toEqual(names);
@@ -254,7 +254,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     for (const name of names) expect(ofKind(overlay, 'NetworkPolicy').map((it) => it.metadata.name)).toContain(name);
   });
 
-  itRendered('are more when a process has used up most of a core, and not when it has more than it requests', () => {
+  itRendered('scale out when pods use between 500 and 900 millicores of CPU on average', () => {
     for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler')) {
       const [{ resource }] = spec.metrics;
       expect(Number.parseInt(resource.target.averageValue, 10)).toBeGreaterThan(500);
@@ -262,20 +262,21 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     }
   });
 
-  itRendered('give the app longer to stop than it takes, and longer to start than it may wait', () => {
+  itRendered('allow enough time to stop, to start and to answer probes', () => {
     for (const { spec } of ofKind(overlay, 'Deployment')) {
       const { terminationGracePeriodSeconds: grace, containers } = spec.template.spec;
       const [{ lifecycle, startupProbe, readinessProbe }] = containers;
-      // The compose files give it 35 seconds.
+      // The compose files allow 35 seconds.
       expect(grace).toBeGreaterThanOrEqual(lifecycle.preStop.sleep.seconds + 35);
-      // However long it waits for what it needs, it answers after a second; a busy machine may take longer to load it.
+      // The app answers within a second even while it waits for its dependencies; a busy machine may take longer to
+      // load it.
       expect(startupProbe.periodSeconds * startupProbe.failureThreshold).toBeGreaterThanOrEqual(60);
-      // What it asks itself may take two seconds.
+      // The readiness check itself may take two seconds.
       expect(readinessProbe.timeoutSeconds).toBeGreaterThan(2);
     }
   });
 
-  itRendered('offer the ports where the apps listen', () => {
+  itRendered('expose the ports on which the apps listen', () => {
     for (const it of ofKind(overlay, 'Deployment')) {
       const [{ ports }] = it.spec.template.spec.containers;
       const listening = Object.entries(environmentOf(it))
@@ -289,7 +290,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     }
   });
 
-  itRendered('let through who asks whom, and nobody else', () => {
+  itRendered('allow exactly the connections between services that are configured', () => {
     const asked = ofKind(overlay, 'Deployment').flatMap((it) =>
       Object.entries(environmentOf(it))
         .filter(([name]) => /_(?:AT|URL)$/.test(name) && secretValues[name] === undefined)
@@ -317,7 +318,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       expect(nameOf('matchLabels' in spec.podSelector ? spec.podSelector.matchLabels : {})).not.toBe('');
   });
 
-  itRendered('open databases and the internet to those who have their address', () => {
+  itRendered('allow access to databases and the internet only where it is configured', () => {
     for (const it of [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')]) {
       const variables = Object.keys(environmentOf(it));
       const { labels: given } = it.spec.template.metadata;
@@ -335,14 +336,14 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     }
     const policyOf = (wanted: string) =>
       ofKind(overlay, 'NetworkPolicy').find(({ metadata: { name } }) => name === wanted)!;
-    // What webhooks may be sent to has to arrive.
+    // The ports that webhooks may use have to be open.
     const ports = policyOf('internet').spec.egress!.flatMap((it) => it.ports.map(({ port: number }) => number));
     expect(ports).toEqual(webhooksEnvironment.WEBHOOKS_PORTS.parse(undefined));
     const closed = policyOf('nothing');
     expect(closed.spec).toEqual({ podSelector: {}, policyTypes: ['Ingress', 'Egress'] });
   });
 
-  itRendered('take each secret from the one that the example describes', () => {
+  itRendered('use only secrets that the example describes', () => {
     const taken = [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')].flatMap((it) =>
       appOf(it).env.flatMap((each) => ('valueFrom' in each ? [each.valueFrom.secretKeyRef.key] : [])),
     );
@@ -364,21 +365,18 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     startsTimeoutMs,
   );
 
-  itRendered(
-    'let whoever answers callers be told how many may ask, whose tokens count and whose pages may read',
-    () => {
-      const deployments = ofKind(overlay, 'Deployment');
-      const doors = deployments.filter((it) => appOf(it).envFrom !== undefined);
-      expect(doors.map((it) => it.metadata.name)).toEqual(overlay === 'monolith' ? ['monolith'] : ['gateway', 'order']);
-      const counting = deployments.filter((it) => 'RATE_LIMIT_REDIS_URL' in environmentOf(it));
-      expect(counting).toEqual(doors);
-      const oidc = ['OIDC_ISSUER', 'OIDC_AUDIENCE', 'OIDC_TENANT_CLAIM'];
-      expect(Object.keys(exampleConfig())).toEqual(['RATE_LIMIT', ...oidc, 'CORS_ORIGINS']);
-    },
-  );
+  itRendered('let the public services be configured with rate limit, OIDC and CORS settings', () => {
+    const deployments = ofKind(overlay, 'Deployment');
+    const doors = deployments.filter((it) => appOf(it).envFrom !== undefined);
+    expect(doors.map((it) => it.metadata.name)).toEqual(overlay === 'monolith' ? ['monolith'] : ['gateway', 'order']);
+    const counting = deployments.filter((it) => 'RATE_LIMIT_REDIS_URL' in environmentOf(it));
+    expect(counting).toEqual(doors);
+    const oidc = ['OIDC_ISSUER', 'OIDC_AUDIENCE', 'OIDC_TENANT_CLAIM'];
+    expect(Object.keys(exampleConfig())).toEqual(['RATE_LIMIT', ...oidc, 'CORS_ORIGINS']);
+  });
 
   itRendered(
-    'scale by what the adapter makes of what each app measures',
+    'scale by metrics of the adapter that the apps export',
     async () => {
       const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
         rules: { custom: { name: { as: string }; seriesQuery: string; metricsQuery: string }[] };
@@ -387,7 +385,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       try {
         for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler')) {
           const { name } = spec.scaleTargetRef;
-          // The monolith stands for the others: they are in it.
+          // The monolith contains the modules of all others.
           const [door, asked] = doorOf[name] ?? ['monolith', '/orders'];
           const url = doors.urls[door];
           const { seriesQuery, metricsQuery } = rules.custom.find(
@@ -410,7 +408,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
   );
 });
 
-/** The services that need no database: the process that is asked, and for what. */
+/** Services that need no database: the process to ask, and the path. */
 const doorOf: Record<string, [keyof Doors['urls'], string]> = {
   gateway: ['gateway', '/cache?key=x'],
   cache: ['service', '/cache?key=x'],
@@ -429,7 +427,7 @@ const selectorsIn = (query: string): Selector[] =>
 
 const measuredAt = async (url: string): Promise<string> => (await fetch(`${url}/metrics`)).text();
 
-/** The sum of the series that are selected; undefined where there is none. */
+/** The sum of the selected series; undefined if there are none. */
 const sumOf = ({ series, labels }: Selector, measured: string): number | undefined => {
   const values = measured
     .split('\n')
@@ -438,7 +436,7 @@ const sumOf = ({ series, labels }: Selector, measured: string): number | undefin
   return values.length > 0 ? values.reduce((sum, value) => sum + value, 0) : undefined;
 };
 
-/** Has many ask at once, again and again, until it is done. */
+/** Sends many concurrent requests while `act` runs. */
 const whileAsked = async (url: string, act: () => Promise<void>): Promise<void> => {
   let isOver = false;
   const ask = async (): Promise<void> => {
@@ -453,17 +451,14 @@ const whileAsked = async (url: string, act: () => Promise<void>): Promise<void> 
   }
 };
 
-it.each(['monolith', 'order'])(
-  '%s does not start with the secrets that everybody can read in the example',
-  async (app) => {
-    const elsewhere = { INVENTORY_AT: 'tcp://inventory:4002', PAYMENT_AT: 'tcp://payment:4004' };
-    const given = { HOST: '0.0.0.0', PORT: '!', ...elsewhere, ...exampleSecrets() };
-    const faults = await faultsOf(`dist/apps/${app}/src/main.js`, given);
-    expect(faults.toSorted()).toEqual(['ADMIN_KEY', 'PORT', 'SERVICE_SECRET']);
-  },
-);
+it.each(['monolith', 'order'])('%s refuses to start with the public secrets of the example', async (app) => {
+  const elsewhere = { INVENTORY_AT: 'tcp://inventory:4002', PAYMENT_AT: 'tcp://payment:4004' };
+  const given = { HOST: '0.0.0.0', PORT: '!', ...elsewhere, ...exampleSecrets() };
+  const faults = await faultsOf(`dist/apps/${app}/src/main.js`, given);
+  expect(faults.toSorted()).toEqual(['ADMIN_KEY', 'PORT', 'SERVICE_SECRET']);
+});
 
-it('has the labels, on what is measured in Kubernetes, that rules, dashboards and autoscalers go by', () => {
+it('metrics in Kubernetes have the labels that rules, dashboards and autoscalers use', () => {
   const { scrape_configs: configs } = parse(read(`${folder}/prometheus-scrape.yaml`)) as {
     scrape_configs: { job_name: string; relabel_configs: { regex?: string; target_label?: string }[] }[];
   };
@@ -477,7 +472,7 @@ it('has the labels, on what is measured in Kubernetes, that rules, dashboards an
   expect(read(`${folder}/component/deployment.yaml`)).toContain(`{ name: ${kept.join()}, containerPort: 3000 }`);
 });
 
-it('has what the autoscalers ask for named where it is said what the adapter is for', () => {
+it('the metrics of the autoscalers are documented in the README', () => {
   const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
     rules: { custom: { name: { as: string } }[] };
   };

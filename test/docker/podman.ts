@@ -17,18 +17,18 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 const isInstalled = (command: string): boolean => spawnSync(command, ['--version']).status === 0;
 
-/** Runc is content with less of the machine than the others. */
+/** runc requires less of the machine than other runtimes. */
 const runtime = isInstalled('runc') ? ['--runtime', 'runc'] : [];
-/** Of a container: below what a machine that is itself contained may give. */
+/** Lower than the limits of a machine that is itself a container. */
 const ulimits = ['--ulimit', 'nofile=1024:4096', '--ulimit', 'nproc=1024:4096'];
 
-/** @returns what it printed; rejects with what it complained of when it fails or takes longer than ten minutes */
+/** @returns the output; rejects with the error output if it fails or takes longer than ten minutes */
 export const podman = async (...args: string[]): Promise<string> => {
   const { stdout } = await run('podman', [...runtime, ...args], { timeout: 600_000, maxBuffer: 1024 ** 3 });
   return stdout.trim();
 };
 
-/** On the network of this machine, so that it reaches what a test has started. */
+/** On the network of the host, so that containers reach what a test has started. */
 export const runArguments = (...args: string[]): string[] => ['run', '--network', 'host', ...ulimits, ...args];
 
 const copy = (from: string, to: string): void => {
@@ -43,7 +43,7 @@ const install = (root: string, program: string, at: string): void => {
   copy(program, join(root, at));
 };
 
-/** Node, npm, a shell and what it calls as this machine has them: what the Dockerfile needs of its base image. */
+/** Imports Node, npm, a shell and other tools of this machine as a base image: all that the Dockerfile needs. */
 const importedFromHere = async (image: string): Promise<void> => {
   const root = mkdtempSync(join(tmpdir(), 'cleave-base-'));
   try {
@@ -54,7 +54,7 @@ const importedFromHere = async (image: string): Promise<void> => {
     const npm = realpathSync(execFileSync('which', ['npm'], { encoding: 'utf8' }).trim());
     cpSync(dirname(dirname(npm)), join(root, 'usr/lib/npm'), { recursive: true });
     symlinkSync('../lib/npm/bin/npm-cli.js', join(root, 'usr/bin/npm'));
-    // Whom Node trusts here besides.
+    // The additional certificate authorities that Node trusts on this machine.
     const trusted = process.env['NODE_EXTRA_CA_CERTS'];
     if (trusted) copy(trusted, join(root, trusted));
     writeFileSync(join(root, 'etc/passwd'), 'root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n');
@@ -69,7 +69,7 @@ const importedFromHere = async (image: string): Promise<void> => {
   }
 };
 
-/** Sees to it that there is an image of this name: the real one where a registry has it, else one made of this machine. */
+/** Provides the base image: pulled from a registry, or else made from this machine. */
 export const provideBase = async (image: string): Promise<void> => {
   if (spawnSync('podman', ['image', 'exists', image]).status === 0) return;
   if (spawnSync('podman', ['pull', '--quiet', image], { timeout: 180_000 }).status === 0) return;

@@ -7,39 +7,39 @@ import { Cluster, Redis } from 'ioredis';
 import { Keyv } from 'keyv';
 import { CacheEngine } from '#cache-engine';
 
-/** What lies under some keys, in the words that all contestants share. Times are milliseconds. */
+/** A namespace, in the operations that all contestants have. Times are in milliseconds. */
 export interface Space {
   get(key: string): Promise<unknown>;
   set(key: string, value: unknown, ttl?: number): Promise<unknown>;
   getOrSet(key: string, load: () => Promise<unknown>, ttl?: number): Promise<unknown>;
   delete(key: string): Promise<unknown>;
   clear(): Promise<unknown>;
-  /** Whether it is known of a key that the source has nothing, as told apart from not having asked. */
+  /** Whether it is cached that the source has no value for the key, as distinguished from a miss. */
   knowsOfNothing(key: string): Promise<boolean>;
 }
 
-/** One process, as far as the cache is concerned: its own memory, its own connections. */
+/** What one process of an application has: its own memory tier and its own connections. */
 export interface Node {
   space(name: string): Space;
   stop(): Promise<unknown>;
 }
 
 export interface NodeOptions {
-  /** How long a call to Redis may take, where the race does not leave that to the contestant. */
+  /** The timeout of a call to Redis, if the race does not leave it to the contestant. */
   patienceMs?: number;
 }
 
 export interface Contestant {
   name: string;
-  /** What its nodes hear of each other by, if at all. */
+  /** Whether its nodes notify each other of changes. */
   hears: boolean;
-  /** What a source gives that has nothing: what the cache can keep of that. */
+  /** What a source without a value returns, in the form that the cache can store. */
   nothing: undefined | null;
   open(url: string, options?: NodeOptions): Promise<Node>;
 }
 
 const spaciousBytes = 64 * 1_024 * 1_024;
-/** How long the clients of others wait for an answer, who wait for ever if nobody says so. */
+/** The timeout for the clients of other caches, which wait forever by default. */
 const othersPatienceMs = 1_000;
 
 const endpointsOf = (url: string): { host: string; port: number }[] =>
@@ -88,9 +88,9 @@ const bentocache: Contestant = {
       ? // It scans for this prefix in front of its own.
         new Cluster(endpoints, { keyPrefix: '', redisOptions: { commandTimeout: patienceMs } })
       : new Redis({ ...first!, commandTimeout: patienceMs });
-    // Its driver tells of what fails; nobody has to hear of the connection itself.
+    // Its driver reports failed commands; errors of the connection itself can be ignored.
     connection.on('error', () => undefined);
-    // A bus waits for what others say, so it has no deadline.
+    // The bus is a blocking subscription, so it has no timeout.
     const bus = isCluster ? new Cluster(endpoints, { lazyConnect: true }) : first!;
     const bento = new BentoCache({
       default: 'tiers',

@@ -28,7 +28,7 @@ const titles: Record<string, string> = {
   'cache-manager': `cache-manager ${versions['cache-manager']}, @keyv/redis ${versions['@keyv/redis']}`,
 };
 
-/** What nobody waited for and nobody caught. */
+/** Unhandled rejections. */
 const stray: unknown[] = [];
 process.on('unhandledRejection', (error) => stray.push(error));
 
@@ -80,6 +80,6 @@ else {
     process.stderr.write('No race or no contestant has that name. See --help.\n');
     process.exit(2);
   }
-  // What hangs in one of them does not keep the process.
+  // A hanging contestant must not keep the process alive.
   process.exit((await run(chosen, running)) ? 0 : 1);
 }

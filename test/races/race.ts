@@ -2,13 +2,13 @@ import type { Contestant } from './contestants.js';
 import type { Stage } from './stage.js';
 
 export interface Outcome {
-  /** What was observed, in some words. */
+  /** A short description of what was observed. */
   did: string;
-  /** Whether it kept from what the race is about. */
+  /** Whether the cache passed the race. */
   holds: boolean;
 }
 
-/** Events in an order that is made to happen, and what the cache gives out after them. */
+/** A forced order of events, and what the cache returns after them. */
 export interface Race {
   name: string;
   run(contestant: Contestant, stage: Stage): Promise<Outcome>;

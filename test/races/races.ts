@@ -9,7 +9,7 @@ import { Stage } from './stage.js';
 
 export const races: readonly Race[] = [...staleValues, ...timeToLive, ...loads, ...namespaces, ...outages];
 
-/** Runs a race on a stage of its own, and clears it. */
+/** Runs a race on a stage of its own, and cleans up. */
 export const runRace = async (race: Race, contestant: Contestant): Promise<Outcome> => {
   const stage = new Stage(contestant);
   try {

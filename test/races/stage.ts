@@ -2,16 +2,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { RedisProxy, freePort, startRedis, startRedisCluster, type RedisCluster, type RedisServer } from '#testing';
 import type { Contestant, Node, NodeOptions, Space } from './contestants.js';
 
-/** After so long a call counts as hanging. */
+/** A call that takes longer counts as hung. */
 export const longestCallMs = 5_000;
 const longestStopMs = 2_000;
 
 export const hung = Symbol('hung');
 
-/** What it gives, or `hung` when it takes too long. */
+/** The result, or `hung` if it takes too long. */
 export const orHung = async <T>(work: Promise<T>, ms = longestCallMs): Promise<T | typeof hung> => {
   const given = new AbortController();
-  // What becomes of it after that is nobody's concern.
+  // A late failure does not matter.
   work.catch(() => undefined);
   try {
     return await Promise.race([work, sleep(ms, hung, { signal: given.signal })]);
@@ -20,7 +20,7 @@ export const orHung = async <T>(work: Promise<T>, ms = longestCallMs): Promise<T
   }
 };
 
-/** Waits until it is so. @returns whether it came to be so in time */
+/** Polls until the condition holds. @returns whether it did in time */
 export const comesTrue = async (isSo: () => boolean | Promise<boolean>, patienceMs: number): Promise<boolean> => {
   for (const giveUpAt = performance.now() + patienceMs; !(await isSo()); await sleep(5))
     if (performance.now() > giveUpAt) return false;
@@ -29,7 +29,7 @@ export const comesTrue = async (isSo: () => boolean | Promise<boolean>, patience
 
 export const seconds = (ms: number): string => `${(ms / 1_000).toFixed(1)} s`;
 
-/** Servers, ways to them and nodes for one race of one contestant, all of them its own. */
+/** The servers, proxies and nodes for one race of one contestant. */
 export class Stage {
   private readonly cleanUps: (() => Promise<unknown>)[] = [];
 
@@ -60,22 +60,22 @@ export class Stage {
     return freePort();
   }
 
-  /** A node that has perhaps no way to Redis yet. */
+  /** Opens a node, which may not be connected to Redis yet. */
   async open(url: string, options?: NodeOptions): Promise<Node> {
     const node = await this.contestant.open(url, options);
-    // What hangs while it is stopped ends with the servers.
+    // If stopping hangs, it ends when the servers do.
     this.cleanUps.push(() => orHung(node.stop(), longestStopMs));
     return node;
   }
 
-  /** A node whose way to Redis is open. */
+  /** Opens a node and waits until it is connected to Redis. */
   async node(url: string, options?: NodeOptions): Promise<Node> {
     const node = await this.open(url, options);
     await ready(node.space('race'));
     return node;
   }
 
-  /** The keys of a race, as a node of their own sees them; it is patient where the race is not about that. */
+  /** The namespace of the race on a new node; with a long timeout, unless the race is about timeouts. */
   async space(url: string, options: NodeOptions = { patienceMs: 5_000 }): Promise<Space> {
     return (await this.node(url, options)).space('race');
   }
@@ -85,7 +85,7 @@ export class Stage {
   }
 }
 
-/** Until a value that it writes comes back, so that no race is decided by a connection that is not there yet. */
+/** Waits until a value can be written and read back, so that no race is decided by a missing connection. */
 const ready = async (space: Space): Promise<void> => {
   const isUp = async (): Promise<boolean> => {
     try {
@@ -99,9 +99,9 @@ const ready = async (space: Space): Promise<void> => {
 };
 
 /**
- * Reads again and again until something else than the old value is given, or the time is over.
+ * Reads repeatedly until another value than the old one is returned, or the time is over.
  *
- * @returns for how long from `since` the old value was given out, and whether it ended with that
+ * @returns for how long after `since` the old value was returned, and whether that ended
  */
 export const oldFor = async (
   read: () => Promise<unknown>,

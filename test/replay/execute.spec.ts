@@ -33,7 +33,7 @@ const small = [
 ];
 
 describe('a replay', () => {
-  it('accounts for every line, and does nothing when it is run again', async () => {
+  it('accounts for every line, and changes nothing when it is repeated', async () => {
     const shop = new FakeShop();
     const plan = await planOf(...small);
     const { report, faults } = await run(plan, shop);
@@ -63,7 +63,7 @@ describe('a replay', () => {
     expect(shop.snapshot()).toEqual(after);
   });
 
-  it('puts stock on top of what is there, so that other stock stays', async () => {
+  it('adds to the existing stock instead of replacing it', async () => {
     const shop = new FakeShop();
     await shop.putProducts([{ productId: 'A', name: 'other', unitPriceMinor: 1 }]);
     await shop.adjustStock('A', 1_000, 'counted', 'other');
@@ -71,7 +71,7 @@ describe('a replay', () => {
     expect(shop.stock.get('A')).toBe(1_000 + 5);
   });
 
-  it('refuses what the server refuses under its code, and what would come back of it', async () => {
+  it('reports an order refused by the server under its code, and also refuses its returns', async () => {
     const shop = new FakeShop();
     shop.refusedInvoices.add('1');
     const plan = await planOf(...small);
@@ -89,7 +89,7 @@ describe('a replay', () => {
     expect(refusalExamples(outcome.refusals)).toContain('line 2: invalid-request: not this one');
   });
 
-  it('says so when the server has something else than was sent', async () => {
+  it('reports a mismatch if an order at the server differs from the file', async () => {
     const shop = new FakeShop();
     const plan = await planOf(...small);
     await run(plan, shop);
@@ -101,17 +101,17 @@ describe('a replay', () => {
     ]);
   });
 
-  it('keeps the timing of the file, faster', async () => {
+  it('keeps the timing of the file at the given speed', async () => {
     const at = (minute: number): string => `${minute},A,MUG,1,2010-12-01 08:0${minute}:00,1,c,UK`;
     const shop = new FakeShop();
     const began = Date.now();
     await run(await planOf(at(1), at(2), at(3)), shop, 4, 1_200);
-    // Two minutes of the file, 1,200 times faster, are 100 ms; a timer may fire a little early.
+    // Two minutes of the file at 1,200 times the speed are 100 ms; a timer may fire slightly early.
     expect(Date.now() - began).toBeGreaterThanOrEqual(95);
     expect(shop.orders.size).toBe(3);
   });
 
-  it('begins nothing further once it is stopped, and goes on when it is run again', async () => {
+  it('starts no further orders once it is stopped, and continues when it is run again', async () => {
     const shop = new FakeShop();
     const plan = await planOf(...Array.from({ length: 50 }, (_, index) => row(String(index), 'A', 1, '1', 'c')));
     const stop = new AbortController();
@@ -127,7 +127,7 @@ describe('a replay', () => {
   });
 });
 
-/** Small untidy files: few customers, products and invoices, so that everything meets everything. */
+/** Small untidy files with few customers, products and invoices, so that many rows interact. */
 const untidyRows = fc.array(
   fc
     .tuple(
@@ -138,14 +138,14 @@ const untidyRows = fc.array(
       fc.constantFrom('', 'c', '17850.0'),
     )
     .map(([invoice, product, quantity, price, customer]) =>
-      // A customer is an invoice's.
+      // The rows of a cancellation are negative.
       row(invoice, product, invoice.startsWith('C') ? -Math.abs(quantity) : quantity, price, customer),
     ),
   { minLength: 1, maxLength: 40 },
 );
 
 describe('any file', () => {
-  it('is accounted for to the penny, at once and again, at any concurrency', async () => {
+  it('is accounted for to the penny, at any concurrency, and again when it is repeated', async () => {
     await fc.assert(
       fc.asyncProperty(untidyRows, fc.integer({ min: 1, max: 8 }), async (rows, concurrency) => {
         const plan = await planOf(...rows);
@@ -164,7 +164,7 @@ describe('any file', () => {
     );
   });
 
-  it('ends the same after being cut off anywhere, with the answer lost or the call', async () => {
+  it('has the same result after it was interrupted before or after any call and run again', async () => {
     await fc.assert(
       fc.asyncProperty(
         untidyRows,
@@ -192,7 +192,7 @@ describe('any file', () => {
 });
 
 describeRealFile(() => {
-  it('ends the same at once, cut off half-way and run again, and run once more', async () => {
+  it('has the same result in one run, interrupted and run again, and repeated', async () => {
     const plan = planReplay(await allLines(realFile));
     const whole = new FakeShop();
     const { report, faults } = await run(plan, whole, 16);
@@ -220,10 +220,10 @@ describeRealFile(() => {
   });
 });
 
-describe('patience', () => {
+describe('retries', () => {
   const patient = { tries: 4, firstWaitMs: 1, longestWaitMs: 2 };
 
-  it('repeats a call whose answer was lost, and nothing happens twice', async () => {
+  it('repeat a call whose answer was lost, without a second effect', async () => {
     const plan = await planOf(...small);
     const whole = new FakeShop();
     const { report } = await run(plan, whole);
@@ -244,14 +244,14 @@ describe('patience', () => {
     expect({ ...disturbed, orders_placed: 2, orders_replayed: 0 }).toEqual(report);
   });
 
-  it('ends with what to start when there never was an answer', async () => {
+  it('end with the advice to start a server if there never was an answer', async () => {
     const shop = new FakeShop();
     shop.onCall = dyingAt(1, 'before');
     const call = new PatientShopApi(shop, 'http://shop', never, undefined, patient).readOrder('x');
     await expect(call).rejects.toThrow(/No server answers at http:\/\/shop .*npm start/);
   });
 
-  it('ends with how to go on when the answers cease', async () => {
+  it('end with the advice to repeat the command if answers cease', async () => {
     const shop = new FakeShop();
     shop.onCall = dyingAt(2, 'before');
     const patience = new PatientShopApi(shop, 'http://shop', never, undefined, patient);
@@ -260,7 +260,7 @@ describe('patience', () => {
     await expect(patience.putProducts([])).rejects.toThrow(/after 4 tries .*Run the same command again/);
   });
 
-  it('ends at once when it is stopped', async () => {
+  it('end at once when the replay is stopped', async () => {
     const shop = new FakeShop();
     shop.onCall = () => {
       throw new ShopUnavailable('busy', true, 60_000);
@@ -271,8 +271,8 @@ describe('patience', () => {
   });
 });
 
-describe('working concurrently', () => {
-  it('never has more under way than allowed, and lets the rest be after a failure', async () => {
+describe('concurrent work', () => {
+  it('never exceeds the limit, and starts nothing more after a failure', async () => {
     let underWay = 0;
     let most = 0;
     const begun: number[] = [];

@@ -8,7 +8,7 @@ interface KeptOrder {
   returnedTotalMinor: number;
 }
 
-/** A shop in memory that keeps the promises of the API: keys, stock, and only what was handed over comes back. */
+/** A shop in memory with the guarantees of the API: idempotency keys, stock, and returns of fulfilled lines only. */
 export class FakeShop implements ShopApi {
   readonly products = new Map<string, CatalogueEntry>();
   readonly stock = new Map<string, number>();
@@ -16,9 +16,9 @@ export class FakeShop implements ShopApi {
   private readonly requests = new Map<string, string>();
   private calls = 0;
 
-  /** Refuses to place these invoices. */
+  /** Invoices that it refuses to place. */
   refusedInvoices = new Set<string>();
-  /** Told of each call, before and after it takes effect; may throw. */
+  /** Called before and after each call takes effect; may throw. */
   onCall: (call: number, when: 'before' | 'after') => void = () => undefined;
 
   putProducts(products: CatalogueEntry[]): Promise<void> {
@@ -82,7 +82,7 @@ export class FakeShop implements ShopApi {
     });
   }
 
-  /** All there is, in an order that does not depend on when it came. */
+  /** The whole state, independent of the order in which it came about. */
   snapshot(): unknown {
     const sorted = (map: Map<string, unknown>): unknown[] => [...map].sort(([a], [b]) => (a < b ? -1 : 1));
     return structuredClone([this.products, this.stock, this.orders].map(sorted));
@@ -104,7 +104,7 @@ export class FakeShop implements ShopApi {
 
   private async answer<Answer>(effect: () => Answer): Promise<Answer> {
     const call = (this.calls += 1);
-    // Answers come in another order than calls.
+    // Answers arrive in a different order than calls.
     for (let turns = (call * 7) % 5; turns > 0; turns -= 1) await Promise.resolve();
     this.onCall(call, 'before');
     const answer = effect();
@@ -113,7 +113,7 @@ export class FakeShop implements ShopApi {
   }
 }
 
-/** Breaks off for good at one call: before it takes effect, or after, when only the answer is lost. */
+/** Fails every call from one on: before it takes effect, or after, so that only its answer is lost. */
 export const dyingAt =
   (at: number, when: 'before' | 'after'): FakeShop['onCall'] =>
   (call, moment) => {

@@ -34,11 +34,11 @@ describe('amounts', () => {
     expect(parsePrice(text)).toBeUndefined();
   });
 
-  it('are not given when they would not be exact', () => {
+  it('are undefined if they would not be exact', () => {
     expect(lineAmountMinor(parsePrice('999999999999')!, 999_999)).toBeUndefined();
   });
 
-  it('of parts add up to the whole, wherever it is cut', () => {
+  it('of parts add up to the whole, wherever it is split', () => {
     for (const [amount, units, cut] of [
       [100, 3, 1],
       [-101, 7, 3],
@@ -47,12 +47,12 @@ describe('amounts', () => {
       expect(partOfAmount(amount, units, 0, cut) + partOfAmount(amount, units, cut, units)).toBe(amount);
   });
 
-  it('are rounded up for prices below a penny', () => {
+  it('are rounded up for prices with fractions of a penny', () => {
     expect(['0.001', '0.085', '0.09', '0'].map((price) => penceRoundedUp(parsePrice(price)!))).toEqual([1, 9, 9, 0]);
   });
 });
 
-describe('reading', () => {
+describe('reading a file', () => {
   let folder: string;
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'replay-'));
@@ -65,7 +65,7 @@ describe('reading', () => {
     return allLines(file);
   };
 
-  it('copes with a byte order mark, CRLF, quotes, blank lines, and a packed file under any name', async () => {
+  it('accepts a byte order mark, CRLF, quotes, blank lines, and gzip under any name', async () => {
     const text = `\uFEFF${csv(
       '1,A1,"MUG, ""BIG""",2,2010-12-01 08:26:00,2.55,17850.0,United Kingdom',
       '',
@@ -81,7 +81,7 @@ describe('reading', () => {
     expect(await read(gzipSync(text), 'packed.csv')).toEqual(lines);
   });
 
-  it('names the columns that are missing', async () => {
+  it('reports missing columns, broken content and missing files', async () => {
     await expect(read('InvoiceNo,StockCode,Description,Quantity\n1,2,3,4\n')).rejects.toThrow(
       /lacks the columns InvoiceDate, UnitPrice, CustomerID/,
     );
@@ -92,7 +92,7 @@ describe('reading', () => {
     await expect(readFileLines(folder).next()).rejects.toThrow(/is a directory/);
   });
 
-  it('takes the columns in any order', async () => {
+  it('accepts the columns in any order', async () => {
     const header = 'Country,UnitPrice,Quantity,StockCode,InvoiceNo,CustomerID,InvoiceDate,Description';
     expect(await read(`${header}\nUK,1.5,2,A,7,c,2010-12-01 08:26:00,MUG\n`)).toMatchObject([
       { invoice: '7', product: 'A', customer: 'c', quantity: 2, amountMinor: 300 },
@@ -101,7 +101,7 @@ describe('reading', () => {
 });
 
 describe('planning', () => {
-  it('takes the latest description and the latest price for the catalogue, the code for want of a name', async () => {
+  it('uses the latest description and price for the catalogue, and the code if there is no description', async () => {
     const plan = await planOf(
       '1,A,OLD,1,2010-12-01 08:26:00,1.00,c,UK',
       '1,a,,1,2010-12-01 08:26:00,0.085,c,UK',
@@ -116,7 +116,7 @@ describe('planning', () => {
     ]);
   });
 
-  it('gathers the lines of an invoice over the whole file into one order', async () => {
+  it('combines all lines of an invoice in the file into one order', async () => {
     const plan = await planOf(
       '1,A,MUG,1,2010-12-01 08:26:00,1.00,,UK',
       '2,A,MUG,5,2010-12-01 08:26:00,1.00,c,UK',
@@ -129,14 +129,14 @@ describe('planning', () => {
     expect(plan.stock).toMatchObject([{ productId: 'A', units: 8 }]);
   });
 
-  it('gives back as a discount what prices rounded up come to too much', async () => {
+  it('compensates for rounded-up prices with a discount', async () => {
     const plan = await planOf('1,A,MUG,500,2010-12-01 08:26:00,0.001,c,UK', '1,B,CUP,3,2010-12-01 08:26:00,0.085,c,UK');
     expect(orders(plan)).toMatchObject([
       { totalMinor: 50 + 26, roundingMinor: 500 + 27 - 76, lines: [{ unitPriceMinor: 1 }, { unitPriceMinor: 9 }] },
     ]);
   });
 
-  it('returns against the latest order of the customer first, line by line, and refuses the rest', async () => {
+  it('assigns returns to the latest order of the customer first, line by line, and refuses the rest', async () => {
     const plan = await planOf(
       '1,A,MUG,5,2010-12-01 08:26:00,1.00,c,UK',
       '2,B,CUP,9,2010-12-01 08:27:00,1.00,c,UK',
@@ -166,7 +166,7 @@ describe('planning', () => {
     expect(plan.refusals).toEqual([{ reason: 'return-without-sale', line: 7, amountMinor: -(1001 - 801) }]);
   });
 
-  it('names a line of an order once in a return, however many lines cancel it', async () => {
+  it('names each line of an order once in a return, even if several lines cancel it', async () => {
     const plan = await planOf(
       '1,A,MUG,5,2010-12-01 08:26:00,1.00,,UK',
       'C2,A,MUG,-1,2010-12-02 08:26:00,1.00,,UK',
@@ -177,7 +177,7 @@ describe('planning', () => {
     ]);
   });
 
-  it('puts a return after every order it takes from, also when its lines lie scattered', async () => {
+  it('puts a return after every order that it refers to, even if its lines are scattered', async () => {
     const plan = await planOf(
       'C2,A,MUG,-1,2010-12-02 08:26:00,1.00,c,UK',
       '1,A,MUG,5,2010-12-01 08:26:00,1.00,c,UK',
@@ -187,7 +187,7 @@ describe('planning', () => {
     expect(plan.refusals).toMatchObject([{ reason: 'return-without-sale', line: 2 }]);
   });
 
-  it('takes negative lines of an ordinary invoice as stock adjustments', async () => {
+  it('turns negative lines of an ordinary invoice into stock adjustments', async () => {
     const plan = await planOf('1,A,MUG,5,2010-12-01 08:26:00,1.00,c,UK', '1,A,damaged,-2,2010-12-01 08:26:00,0.5,c,UK');
     expect(plan.steps[1]).toMatchObject({
       kind: 'adjustment',
@@ -196,7 +196,7 @@ describe('planning', () => {
     expect(plan.stock).toMatchObject([{ productId: 'A', units: 7 }]);
   });
 
-  it('drops nothing silently: each line that is not carried out has its reason', async () => {
+  it('gives a reason for every line that is not carried out', async () => {
     const plan = await planOf(
       'A1,B,Adjust bad debt,1,2010-12-01 08:26:00,-11062.06,,UK',
       '2,A,MUG,0,2010-12-01 08:26:00,1.00,c,UK',
@@ -236,21 +236,21 @@ describe('planning', () => {
     ]);
   });
 
-  it('names the demand for stock by what takes from it', async () => {
+  it('derives the key of a stock adjustment from the lines that need the stock', async () => {
     const sale = '1,A,MUG,5,2010-12-01 08:26:00,1.00,c,UK';
     const key = async (...rows: string[]) => (await planOf(...rows)).stock.find((it) => it.productId === 'A')!;
     expect(await key(sale)).toEqual(await key(sale.replace('MUG', 'CUP'), '2,B,LAMP,1,2010-12-01 08:26:00,1.00,c,UK'));
     expect(await key(sale)).not.toEqual(await key(sale.replace('1,A', '2,A')));
   });
 
-  it('puts no stock for an order that the API does not take', async () => {
+  it('adds no stock for an order that exceeds the limits of the API', async () => {
     const rows = Array.from({ length: 2_001 }, () => '1,A,MUG,1,2010-12-01 08:26:00,1.00,c,UK');
     const plan = await planOf(...rows);
     expect(plan.stock).toEqual([]);
     expect(orders(plan)[0]!.lines).toHaveLength(2_001);
   });
 
-  it('refuses a file whose amounts cannot be added up exactly', async () => {
+  it('refuses a file whose amounts cannot be summed exactly', async () => {
     const row = '1,A,MUG,900000000000,2010-12-01 08:26:00,99.99,c,UK';
     await expect(planOf(row)).resolves.toMatchObject({ lines: 1 });
     await expect(planOf(row, row)).rejects.toThrow(/2\^53/);
@@ -258,7 +258,7 @@ describe('planning', () => {
 });
 
 describe('the catalogue', () => {
-  it('is cut into batches within the limits of count and bytes', () => {
+  it('is split into batches within the limits of count and bytes', () => {
     const entry = { productId: 'p', name: 'n', unitPriceMinor: 1 };
     expect(catalogueBatches(Array.from({ length: 2_500 }, () => entry)).map((it) => it.length)).toEqual([
       1_000, 1_000, 500,

@@ -26,7 +26,7 @@ interface Answer {
   headers?: Record<string, string>;
 }
 
-/** The shop behind HTTP: requests are held against the schemas of the contract, to the last member. */
+/** The shop over HTTP. Requests must match the schemas of the contract exactly. */
 const route = async (shop: FakeShop, method: string, path: string, json: unknown, key: string): Promise<Answer> => {
   const [, collection, id = '', action] = path.split('/').map(decodeURIComponent);
   switch (`${method} ${collection} ${id === 'batch' ? id : (action ?? (id && ':id'))}`) {
@@ -110,7 +110,7 @@ describe('npm run replay', () => {
   let file: string;
   let server: Server;
   let shop: FakeShop;
-  /** Answers in place of the shop, as long as it answers anything. */
+  /** Answers in place of the shop if it returns something. */
   let instead: (request: IncomingMessage) => Answer | undefined;
   let url: string;
 
@@ -185,7 +185,7 @@ describe('npm run replay', () => {
     expect(again.out).toMatch(/orders placed before +1\n/);
   });
 
-  it('waits as long as a busy server asks, and goes on', async () => {
+  it('waits as long as Retry-After says, and continues', async () => {
     let busy = 3;
     instead = () => {
       busy -= 1;
@@ -198,7 +198,7 @@ describe('npm run replay', () => {
     expect(err).toMatch(/503 unavailable: starting; trying again in/);
   });
 
-  it('says what is wrong when another server answers', async () => {
+  it('reports that another server answers', async () => {
     instead = () => ({ status: 404, body: 'no such page' });
     const { code, err } = await command(file, '--url', url);
     expect(code).toBe(1);
@@ -207,13 +207,13 @@ describe('npm run replay', () => {
     expect((await command(file, '--url', url)).err).toMatch(/something else than an order/);
   });
 
-  it('says what to start when no server answers', async () => {
+  it('tells how to start a server if none answers', async () => {
     const { code, err } = await command(file, '--url', 'http://127.0.0.1:1');
     expect(code).toBe(1);
     expect(err).toMatch(/No server answers at http:\/\/127.0.0.1:1 \(.+\)\. Start one with `npm start`/);
   });
 
-  it('fails loudly when the server lost something', async () => {
+  it('fails if an order at the server differs from the file', async () => {
     instead = (request) =>
       request.method === 'GET' ? { status: 200, body: { total_minor: 1, returned_total_minor: 0 } } : undefined;
     const { code, err, out } = await command(file, '--url', url, '--json');
@@ -222,7 +222,7 @@ describe('npm run replay', () => {
     expect(lastLine(out).placed_total_minor).toBe(1);
   });
 
-  it('explains itself', async () => {
+  it('prints its usage, and reports wrong arguments', async () => {
     expect(await command('--help')).toMatchObject({ code: 0, out: expect.stringContaining('Examples') });
     for (const [args, message] of [
       [[], /Name the file/],
@@ -244,7 +244,7 @@ describe('npm run replay', () => {
 });
 
 describe('progress', () => {
-  it('tells how far, how fast and how long', () => {
+  it('shows the share done, the rate and the time left', () => {
     const state = { phase: 'replaying', unit: 'lines', total: 142_083, done: 71_000, orders: 2_900, elapsedMs: 2_000 };
     expect(describePhase(state)).toBe(
       'replaying 71,000 of 142,083 lines (49 %), 35,500 lines/s, 1,450 orders/s, 2 s left',

@@ -12,8 +12,8 @@ import { replay } from '../../scripts/replay/replay.js';
 import { startShape, type Shape, type ShapeName } from '../support/shapes.js';
 
 /**
- * The main job, on real orders against real processes: all orders of a few customers drawn by the seed, or with
- * `npm run test:replay` the whole file.
+ * The replay of real orders against real processes: of all orders of a few customers, chosen by the seed, or with `npm
+ * run test:replay` of the whole file.
  */
 const source = new URL('../../../shared/data/online-retail-2010-12_2011-03.csv.gz', import.meta.url).pathname;
 const whole = 'replayWholeFile' in globalThis;
@@ -23,7 +23,7 @@ if (whole) jest.setTimeout(900_000);
 const present = existsSync(source);
 if (!present) console.warn(`The replay against all shapes is skipped: ${source} is not there.`);
 
-/** What the run ends with, as far as it must not depend on where or how often the file is replayed. */
+/** The part of the report that must not depend on the shape or on how often the file is replayed. */
 const totalsOf = ({ orders_placed, orders_replayed, ...rest }: Report) => ({
   ...rest,
   orders: orders_placed + orders_replayed,
@@ -84,12 +84,12 @@ const totalsOf = ({ orders_placed, orders_replayed, ...rest }: Report) => ({
     },
   );
 
-  it('ends the same in all shapes', () => {
+  it('has the same result in all shapes', () => {
     expect(totals.get('split-tcp')).toEqual(totals.get('monolith'));
     expect(totals.get('split-redis')).toEqual(totals.get('monolith'));
   });
 
-  it('ends in the same totals when the server is killed half-way', async () => {
+  it('has the same totals after the server is killed half-way', async () => {
     shape = await startShape('monolith');
     const monolith = shape.service('monolith');
     const running = run();
@@ -119,7 +119,7 @@ interface StockLevel {
   sold: number;
 }
 
-/** The stock of all products, once what became of the orders has reached it: nothing stays reserved after a replay. */
+/** The stock of all products, once all events have been applied: nothing stays reserved after a replay. */
 const stockOf = async (baseUrl: string): Promise<StockLevel[]> => {
   const ids: string[] = [];
   for (let cursor: string | null = ''; cursor !== null;) {
@@ -144,7 +144,7 @@ const settledStockOf = async (baseUrl: string, id: string): Promise<StockLevel> 
   return level;
 };
 
-/** How many orders there are, as far as one looks while they come in. */
+/** The number of orders so far. */
 const ordersIn = async (baseUrl: string): Promise<number> => {
   let count = 0;
   for (let cursor: string | null = ''; cursor !== null;) {
@@ -163,13 +163,13 @@ const get = async <Body>(url: string): Promise<Body> => {
   return (await answer.json()) as Body;
 };
 
-/** Every line of some of the customers, so that returns find the sales they belong to. */
+/** All lines of some customers, so that returns find their sales. */
 const drawnFrom = async (whole: string, part: string): Promise<string> => {
   const random = new SeededRandom(testSeed());
   const drawn = new Map<string, boolean>();
   const rows = parse<Record<string, string>>(gunzipSync(await readFile(whole)), { columns: true });
   const chosen = rows.filter(({ InvoiceNo, CustomerID }) => {
-    // Sales without a customer are too many to take them all: of those, invoices are drawn.
+    // There are too many sales without a customer to take all of them, so their invoices are sampled.
     const who = CustomerID || InvoiceNo!;
     if (!drawn.has(who)) drawn.set(who, random.next() < shareOfCustomers);
     return drawn.get(who);

@@ -11,14 +11,14 @@ import { monolithOn } from './restored.js';
 const run = promisify(execFile);
 const mebibyte = 2 ** 20;
 
-/** Runs a command that takes root. In CI, whose accounts may become root unasked, they do; nobody else is made to. */
+/** Runs a command that needs root: in CI with sudo if necessary, elsewhere without. */
 const asRoot = (...command: [string, ...string[]]): Promise<unknown> => {
   const isOther = process.getuid?.() !== 0 && Boolean(process.env['GITHUB_ACTIONS']);
   const [program, ...args] = isOther ? ['sudo', '--non-interactive', ...command] : command;
   return run(program, args);
 };
 
-/** Mounts a small disk in memory at a folder, of the account that Postgres runs as. */
+/** Mounts a small tmpfs that belongs to the account of Postgres. */
 const mount = async (folder: string): Promise<void> => {
   const { uid, gid } = (await postgresAccount()) ?? { uid: process.getuid?.(), gid: process.getgid?.() };
   await asRoot('mount', '-t', 'tmpfs', '-o', `size=160m,uid=${uid},gid=${gid},mode=700`, 'tmpfs', folder);
@@ -26,19 +26,19 @@ const mount = async (folder: string): Promise<void> => {
 
 const describeWithPostgres = await postgresOrSkip(describe);
 
-describeWithPostgres('a disk that is full', () => {
+describeWithPostgres('a full disk', () => {
   const cleanUps: (() => Promise<unknown>)[] = [];
   afterEach(async () => {
     for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
   });
 
-  it('has orders refused, and nothing lost that was acknowledged; with room again all goes on', async () => {
+  it('makes orders fail with 503 and loses no acknowledged one; with free space, orders continue', async () => {
     const folder = await InstalledPostgres.folder();
     cleanUps.push(() => InstalledPostgres.discard(folder));
     try {
       await mount(folder);
     } catch (error) {
-      // In CI it is an error, so that nothing is skipped unseen.
+      // In CI, this must not be skipped silently.
       if (process.env['GITHUB_ACTIONS']) throw error;
       process.stderr.write('SKIPPED: no disk of its own can be mounted here; root can\n');
       return;
@@ -56,7 +56,7 @@ describeWithPostgres('a disk that is full', () => {
 
     const ballast = join(folder, 'ballast');
     const { bavail, bsize } = await statfs(folder);
-    // Less is left than a segment of the log takes.
+    // Leaves less space than a WAL segment needs.
     await writeFile(ballast, Buffer.alloc(bavail * bsize - 2 * mebibyte));
     const before = load.attempts.length;
     const refused = () => load.attempts.slice(before).filter((it) => it.outcome === 503);

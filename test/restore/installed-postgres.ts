@@ -13,7 +13,7 @@ import { Daemon, postgresAccount, type Account } from '../cluster/daemon.js';
 const run = promisify(execFile);
 const versionsOf = '/usr/lib/postgresql';
 
-/** Where the programs of each version lie that is installed with all of these, the oldest first. */
+/** The program folders of all installed versions that have these programs, oldest first. */
 const versionsWith = async (programs: readonly string[]): Promise<string[]> => {
   const versions = await readdir(versionsOf).catch(() => []);
   const bins = versions.toSorted((a, b) => Number(a) - Number(b)).map((it) => join(versionsOf, it, 'bin'));
@@ -21,20 +21,20 @@ const versionsWith = async (programs: readonly string[]): Promise<string[]> => {
   return bins.filter((_, at) => programs.every((it) => tools[at]!.includes(it)));
 };
 
-/** The major version of what lies there. */
+/** The major version of a program folder. */
 export const majorOf = (bin: string): number => Number(basename(dirname(bin)));
 
 const clientPrograms = ['pg_dump', 'pg_restore', 'psql'];
 const serverPrograms = ['postgres', 'initdb', 'pg_basebackup', 'pg_upgrade', 'pg_controldata', 'vacuumdb'];
 
-/** Where the programs of each version lie that is installed, the oldest first. */
+/** The program folders of all installed versions, oldest first. */
 export const installedVersions = (): Promise<string[]> => versionsWith([...clientPrograms, ...serverPrograms]);
 
-/** Where the newest client lies that is at least of this major version; undefined where there is none. */
+/** The program folder of the newest client of at least this major version; undefined if there is none. */
 export const installedClient = async (atLeast: number): Promise<string | undefined> =>
   (await versionsWith(clientPrograms)).findLast((it) => majorOf(it) >= atLeast);
 
-/** For test files: `describe` where a Postgres with its tools is installed (`orSkip`). */
+/** For test files: `describe` if a Postgres with its tools is installed (`orSkip`). */
 export const postgresOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
   orSkip(
     (await installedVersions()).length > 0,
@@ -42,34 +42,34 @@ export const postgresOrSkip = async <Describe extends { skip: unknown }>(describ
     'There is no Postgres with its tools for the tests: install it (apt-get install postgresql)',
   );
 
-/** What runs programs of Postgres as whoever owns the data. */
+/** Runs a program of Postgres as the owner of the data. */
 const asOwner = async (program: string, args: string[], env: Record<string, string> = {}): Promise<string> => {
   const account = await postgresAccount();
   const options = { ...account, cwd: tmpdir(), timeout: 120_000, maxBuffer: 2 ** 30 };
   return (await run(program, args, { ...options, env: { PATH: process.env['PATH'], LC_ALL: 'C', ...env } })).stdout;
 };
 
-/** A program of the newest Postgres that is installed. */
+/** Runs a program of the newest installed Postgres. */
 export const tool = async (name: string, ...args: string[]): Promise<string> =>
   asOwner(join((await installedVersions()).at(-1)!, name), args);
 
-/** Commands as they are documented, with the programs of the newest Postgres in the path. */
+/** Runs documented commands, with the programs of the newest installed Postgres on the PATH. */
 export const shell = async (commands: string, env: Record<string, string> = {}): Promise<string> => {
   const path = `${(await installedVersions()).at(-1)}:${process.env['PATH']}`;
   return asOwner('bash', ['-euo', 'pipefail', '-c', commands], { PATH: path, ...env });
 };
 
-/** What `initdb` is told, so that the data it makes have checksums where those of another server have them, and none else. */
+/** Options for `initdb`, so that the new data have checksums exactly if those of the other server do. */
 const checksumsLike = async (other: { bin: string; data: string }, bin: string): Promise<string[]> => {
   const told = await asOwner(join(other.bin, 'pg_controldata'), [other.data]);
   const version = /^Data page checksum version: +(\d+)$/m.exec(told)?.[1];
   if (version === undefined) throw new Error(`pg_controldata tells nothing of checksums:\n${told}`);
   if (version !== '0') return ['--data-checksums'];
-  // Before 18 there are none unless they are asked for.
+  // Before version 18, checksums are off by default.
   return majorOf(bin) >= 18 ? ['--no-data-checksums'] : [];
 };
 
-/** A Postgres as it is installed, apart from the embedded one. */
+/** An installed Postgres, as opposed to the embedded one. */
 export class InstalledPostgres {
   private constructor(
     readonly url: string,
@@ -77,7 +77,7 @@ export class InstalledPostgres {
     private readonly daemon: Daemon,
   ) {}
 
-  /** A folder that the account of Postgres may write into. */
+  /** Creates a folder that the account of Postgres may write to. */
   static async folder(): Promise<string> {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-installed-'));
     guardFolder(folder);
@@ -86,17 +86,17 @@ export class InstalledPostgres {
     return folder;
   }
 
-  /** Removes it. */
+  /** Removes the folder. */
   static async discard(folder: string): Promise<void> {
     await rm(folder, { recursive: true, force: true, maxRetries: 5 });
     unguardFolder(folder);
   }
 
   /**
-   * Data of a new server in the folder's `data`.
+   * Creates the data of a new server in `data` below the folder.
    *
-   * @param like the data of another server, and its programs, that `pg_upgrade` is to take over: it refuses those that
-   *   have no checksums where these have some, and the other way round
+   * @param like data and programs of the server that `pg_upgrade` is to upgrade from, which requires the same setting
+   * of checksums
    */
   static async init(folder: string, bin: string, like?: { bin: string; data: string }): Promise<void> {
     const access = ['-U', 'cleave', '--auth=trust', '--encoding=UTF8', '--locale=C'];
@@ -105,10 +105,10 @@ export class InstalledPostgres {
   }
 
   /**
-   * New and empty.
+   * Starts a new and empty server.
    *
-   * @param given `bin` where its programs lie, those of the newest version when left out; `settings`, lines of
-   *   `postgresql.conf`; the `folder` to put its data in
+   * @param given `bin`, the folder of its programs, by default those of the newest version; `settings`, lines for
+   * `postgresql.conf`; `folder`, where to put its data
    */
   static async start(given: { bin?: string; settings?: string; folder?: string } = {}): Promise<InstalledPostgres> {
     const { bin, settings = '' } = given;
@@ -122,12 +122,12 @@ export class InstalledPostgres {
   }
 
   /**
-   * On what lies in the folder's `data`.
+   * Starts a server on the data in `data` below the folder.
    *
-   * @param password of the superuser, where those who come from here have to give one
+   * @param password of the superuser, if local connections require one
    */
   static async on(folder: string, bin?: string, password = ''): Promise<InstalledPostgres> {
-    // As whoever owns the data, where this is root.
+    // Runs as the owner of the data, if this process is root.
     const { uid, gid } = await stat(join(folder, 'data'));
     const account: Account | undefined = process.getuid?.() === 0 ? { uid, gid } : undefined;
     const [port] = await servicePorts(1);
@@ -152,12 +152,12 @@ export class InstalledPostgres {
     return this.daemon.isRunning;
   }
 
-  /** Starts it again at the same address, once it has ended. */
+  /** Starts it again at the same address, after it has ended. */
   async again(): Promise<void> {
     await this.daemon.start();
   }
 
-  /** Ends it; its data stay. */
+  /** Stops it and keeps its data. */
   async end(): Promise<void> {
     await this.daemon.kill('SIGINT');
   }

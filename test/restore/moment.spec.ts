@@ -11,7 +11,7 @@ import { eventsAfter, monolithOn, orderIds } from './restored.js';
 
 const describeWithPostgres = await postgresOrSkip(describe);
 
-describeWithPostgres('a server of data that were made by another one', () => {
+describeWithPostgres('data taken over by another server', () => {
   const cleanUps: (() => Promise<unknown>)[] = [];
   afterEach(async () => {
     for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
@@ -36,7 +36,7 @@ describeWithPostgres('a server of data that were made by another one', () => {
     return { trial: new Trial(shape), stop };
   };
 
-  it('comes back to the moment before a mistake, from a base backup and the archived WAL, and tells what is new', async () => {
+  it('are recovered to the moment before a mistake from a base backup and archived WAL, and the log continues', async () => {
     const backup = await folder();
     const here = (text: string): string => text.replaceAll('/backup', backup);
     const [archiving, recovering] = commandsIn('To any moment', 'ini');
@@ -56,7 +56,7 @@ describeWithPostgres('a server of data that were made by another one', () => {
     const kept = await orderIds(before);
     const told = await eventsAfter(before);
     const [{ moment }] = (await query(source.url, 'SELECT clock_timestamp()::text AS moment')) as [{ moment: string }];
-    // Somebody reads of an order that will never have been.
+    // A consumer reads an event that the recovery will undo.
     const product_id = await before.api.product({ onHand: 5 });
     const lost = await before.api.placed({ customer_id: 'late', product_id, quantity: 1 });
     await before.ledger.quiet();
@@ -87,12 +87,12 @@ describeWithPostgres('a server of data that were made by another one', () => {
     const again = await after.api.product({ onHand: 1 });
     const order = await after.api.placed({ customer_id: 'new', product_id: again, quantity: 1 });
     await after.ledger.expectInvariants();
-    // Also to those who have read further than there is anything.
+    // This includes cursors beyond the end of the recovered log.
     for (const cursor of [told.cursor, readOn.cursor])
       expect((await eventsAfter(after, cursor)).ids).toEqual([`${order.order_id}:1`]);
   });
 
-  it('is what pg_upgrade made of the oldest version here: it counts on, and the log goes on by itself', async () => {
+  it('are upgraded by pg_upgrade from the oldest installed version, and the log continues by itself', async () => {
     const versions = await installedVersions();
     const [oldest, newest] = [versions[0]!, versions.at(-1)!];
     const old = running(await InstalledPostgres.start({ bin: oldest }));

@@ -8,7 +8,7 @@ import { InstalledPostgres, postgresOrSkip, tool } from './installed-postgres.js
 
 const describeWithPostgres = await postgresOrSkip(describe);
 
-describeWithPostgres('a database of orders that is moved, while inventory stays where it is', () => {
+describeWithPostgres('an order database that is moved while inventory stays', () => {
   let postgres: InstalledPostgres;
   let shape: Shape;
   let dumped: string;
@@ -45,7 +45,7 @@ describeWithPostgres('a database of orders that is moved, while inventory stays 
   });
   afterAll(() => shape?.stop());
 
-  it('is served at once: it has brought its id along', async () => {
+  it('is accepted by inventory at once, because its id moves with it', async () => {
     const product_id = await new Api(shape.service('inventory').url).product({ onHand: 5 });
     const body = { customer_id: 'c', product_id, quantity: 1 };
     const key = fresh('moved');

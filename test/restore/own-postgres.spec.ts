@@ -30,13 +30,13 @@ const [settings] = commandsIn(title, 'ini');
 const settingsHere = settings!.replace(`'*'`, `'127.0.0.1'`);
 const [restore, , goOn] = commandsIn('Restore', 'sh');
 
-/** What a command prints, given as it is documented by whoever has started Cleave. */
+/** The output of a documented command, run by the account that started Cleave. */
 const given = async (command: string, cwd: string, more: Record<string, string> = {}): Promise<string> => {
   const env = { PATH: [client, process.env['PATH']].filter(Boolean).join(':'), ...more };
   return (await run('bash', ['-euo', 'pipefail', '-c', command], { cwd, env })).stdout;
 };
 
-describe('what `npm start` has kept in .data', () => {
+describe('the data that `npm start` keeps in .data', () => {
   let port: number;
   beforeAll(async () => {
     [port] = (await servicePorts(1)) as [number];
@@ -46,7 +46,7 @@ describe('what `npm start` has kept in .data', () => {
     for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
   });
 
-  /** A folder that `.data` lies in, and that the account of Postgres may pass through. */
+  /** A folder for `.data` that the account of Postgres may traverse. */
   const folderOfData = async (): Promise<string> => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-own-'));
     const guarded = [join(folder, '.data'), folder];
@@ -59,7 +59,7 @@ describe('what `npm start` has kept in .data', () => {
     return folder;
   };
 
-  /** A monolith that commits in two phases, which asks most of a Postgres; each at the same address. */
+  /** A monolith with two-phase commit, which requires the most of Postgres; always at the same address. */
   const start = async (
     environment: Record<string, string>,
     url: () => Promise<string>,
@@ -75,7 +75,7 @@ describe('what `npm start` has kept in .data', () => {
     return { trial: new Trial(shape), stop };
   };
 
-  /** Has orders placed and a merchant told of them. @returns what has to be true of it wherever the data lie next */
+  /** Places orders and subscribes a webhook. @returns a check of the data, wherever they are next */
   const use = async (before: Trial): Promise<(after: Trial) => Promise<void>> => {
     const receiver = await WebhookReceiver.start(before.api, await before.shape.databaseUrls());
     const product_id = await before.api.product({ onHand: 5 });
@@ -105,14 +105,14 @@ describe('what `npm start` has kept in .data', () => {
     };
   };
 
-  /** The environment that is documented. */
+  /** The environment that the documented commands produce. */
   const documented = async (folder: string): Promise<{ DATABASE_URL: string; DATA_KEYS: string }> => {
     const printed = await given(`${connect}printf '%s\n' "$DATABASE_URL" "$DATA_KEYS"`, folder);
     const [DATABASE_URL, DATA_KEYS] = printed.split('\n') as [string, string];
     return { DATABASE_URL, DATA_KEYS };
   };
 
-  it('is served by a Postgres of the same version that is started on a copy', async () => {
+  it('are served by a Postgres of the same version on a copy', async () => {
     const folder = await folderOfData();
     const dataDir = join(folder, '.data');
     const { trial, stop } = await start({ DATA_DIR: dataDir }, () => embeddedDatabaseUrl(dataDir));
@@ -134,7 +134,7 @@ describe('what `npm start` has kept in .data', () => {
     await after.stop();
   });
 
-  /** Dumps it, has it restored into an empty database, and expects it to go on there. */
+  /** Dumps the data, restores them into an empty database, and checks them there. */
   const move = async (url: string, restored: (cwd: string, env: Record<string, string>) => Promise<unknown>) => {
     const folder = await folderOfData();
     const dataDir = join(folder, '.data');
@@ -151,13 +151,13 @@ describe('what `npm start` has kept in .data', () => {
     await after.stop();
   };
 
-  itWithClient('is dumped, and restored into another Postgres of that version', async () => {
+  itWithClient('are dumped and restored into another Postgres of that version', async () => {
     const database = await testDatabase();
     cleanUps.push(() => database.stop());
     await move(database.url, (cwd, env) => given(restore!, cwd, env));
   });
 
-  itWithOlder('is dumped, and restored into an older Postgres, which knows all of it but one setting', async () => {
+  itWithOlder('are dumped and restored into an older Postgres, with an error for a single setting', async () => {
     const database = await InstalledPostgres.start({ bin: oldest!, settings: settingsHere });
     cleanUps.push(() => database.stop());
     await move(database.url, (cwd, env) =>

@@ -13,7 +13,7 @@ import { eventsAfter, monolithOn, orderIds } from './restored.js';
 
 const describeWithPostgres = await postgresOrSkip(describe);
 
-describeWithPostgres('a database that is restored', () => {
+describeWithPostgres('a restored database', () => {
   let source: InstalledPostgres;
   let shape: Shape | undefined;
   const started: { stop(): Promise<void> }[] = [];
@@ -51,7 +51,7 @@ describeWithPostgres('a database that is restored', () => {
     return server;
   };
 
-  it('from a dump into a newer server goes on only after its log does, and misses and repeats nothing', async () => {
+  it('from a dump into a newer server is refused until continue_log, then misses and repeats no event', async () => {
     const before = await tried(source.url);
     await before.stock();
     const load = before.load(50);
@@ -61,7 +61,7 @@ describeWithPostgres('a database that is restored', () => {
     const told = await eventsAfter(before);
     const kept = await orderIds(before);
     await stopped();
-    // The old server had counted further than the new one will have.
+    // The old server has used more transaction ids than the new one will have.
     await query(source.url, `DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$`);
     const last = await tried(source.url);
     await last.api.product({ onHand: 1 });
@@ -84,7 +84,7 @@ describeWithPostgres('a database that is restored', () => {
 
     const after = await tried(target);
     expect(await orderIds(after)).toEqual([...kept, { order_id: late.order_id }].toSorted(byId));
-    // Who followed before goes on where they were.
+    // Consumers continue at their cursors.
     const seen = await eventsAfter(after, told.cursor);
     expect(seen.ids).toEqual([`${late.order_id}:1`]);
     const order = await after.api.placed({ customer_id: 'new', product_id: id, quantity: 1 });
@@ -93,7 +93,7 @@ describeWithPostgres('a database that is restored', () => {
     expect((await eventsAfter(after)).ids).toEqual([...told.ids, `${late.order_id}:1`, `${order.order_id}:1`]);
     await after.ledger.expectInvariants();
     await stopped();
-    // Once more, as after a restore to an earlier time.
+    // A second time, as after a restore to an earlier time.
     await query(target, 'SELECT orders.continue_log()');
     const again = await tried(target);
     const another = await again.api.placed({ customer_id: 'new', product_id: id, quantity: 1 });
@@ -102,7 +102,7 @@ describeWithPostgres('a database that is restored', () => {
     await stopped();
   });
 
-  it('from a dump in plain SQL has all of it, with all names quoted or by the command for those that are not', async () => {
+  it('from a plain SQL dump is complete, with quoted identifiers or with the documented fix for unquoted ones', async () => {
     const before = await tried(source.url);
     const product_id = await before.api.product({ onHand: 5 });
     const paid = { customer_id: 'c', product_id, quantity: 1, payment: { method: 'manual' } };
@@ -116,7 +116,7 @@ describeWithPostgres('a database that is restored', () => {
       const folder = await InstalledPostgres.folder();
       const target = (await embedded()).url('cleave');
       await shell(`cd ${folder}\n${dumping}`, { DATABASE_URL: source.url });
-      // What quotes the names of some dumps does nothing to others.
+      // The command that quotes the names in some dumps has no effect on others.
       await shell(`cd ${folder}\n${restoring}`, { DATABASE_URL: target });
       await InstalledPostgres.discard(folder);
       await query(target, 'SELECT orders.continue_log()');
@@ -132,7 +132,7 @@ describeWithPostgres('a database that is restored', () => {
     }
   });
 
-  it('from pg_basebackup under load has every order that was acknowledged before its end', async () => {
+  it('from pg_basebackup under load has every order acknowledged before the backup began', async () => {
     const before = await tried(source.url);
     await before.stock();
     const load = before.load(20);

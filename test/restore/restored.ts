@@ -3,7 +3,7 @@ import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
 import { allAt } from '../support/tables.js';
 import { Trial } from '../support/trial.js';
 
-/** Everything in one process on this database. */
+/** A monolith on this database. */
 export const monolithOn = async (url: string): Promise<Shape> => {
   const [port] = await servicePorts(1);
   return startPlan('restored', {
@@ -16,7 +16,7 @@ export const monolithOn = async (url: string): Promise<Shape> => {
 export const orderIds = (trial: Trial): Promise<{ order_id: string }[]> =>
   trial.ledger.orders(`SELECT order_id FROM orders.orders WHERE status <> 'void' ORDER BY order_id`);
 
-/** Everything that is told after a cursor. */
+/** All events after a cursor. */
 export const eventsAfter = async (trial: Trial, cursor?: string): Promise<{ ids: string[]; cursor: string }> => {
   const ids: string[] = [];
   for (let after = cursor; ;) {

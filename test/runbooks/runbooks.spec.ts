@@ -16,7 +16,7 @@ import { allAt, connected, query, type Row } from '../support/tables.js';
 
 const run = promisify(execFile);
 
-/** Whoever has this credential. */
+/** A client with this credential. */
 class Holder extends Api {
   constructor(
     baseUrl: string,
@@ -61,7 +61,7 @@ describe('the runbooks', () => {
     return ok(await operator.send<IssuedKey>('POST', '/keys', { body: { name: fresh('key'), scopes } }), 201);
   };
 
-  /** What a command of the shell prints, as an operator would give it. */
+  /** The output of a shell command, run as an operator would. */
   const given = async (command: string, more: Record<string, string> = {}): Promise<string> => {
     const env = { PATH: process.env['PATH'], CLEAVE: shape.baseUrl, ADMIN_KEY: admin, KEY: shop.credential, ...more };
     return (await run('bash', ['-euo', 'pipefail', '-c', command], { env })).stdout;
@@ -69,7 +69,7 @@ describe('the runbooks', () => {
   const asked = <R extends Row>(text: string): Promise<R[]> => query<R>(url, text);
   const end = (pid: number): Promise<Row[]> => asked(`SELECT pg_terminate_backend(${pid})`);
 
-  it('of dead letters: they are found, tried anew and closed', async () => {
+  it('for dead letters find, retry and close them', async () => {
     const [list, retry, resolve] = commandsIn('Dead letters', 'sh');
     const product_id = await shop.product();
     const payment = { method: 'simulated', token: fresh('tok_slow_capture_refused') };
@@ -94,7 +94,7 @@ describe('the runbooks', () => {
     expect(JSON.parse(await given(list!))).toMatchObject({ data: [] });
   });
 
-  it('of webhooks: an endpoint that has failed gets what it missed', async () => {
+  it('for webhooks redeliver what a failed endpoint missed', async () => {
     const [endpoints, failed, enable, redeliver] = commandsIn('Webhooks that were not delivered', 'sh');
     let isMended = false;
     const heard: string[] = [];
@@ -114,7 +114,7 @@ describe('the runbooks', () => {
         return data;
       });
       const ENDPOINT = endpoint!.endpoint_id;
-      // As after the last attempt, three days later.
+      // The state after the last attempt, three days later.
       const ended = await asked<{ message_id: string }>(
         `UPDATE webhooks.deliveries SET status = 'failed' WHERE endpoint_id = '${ENDPOINT}' RETURNING message_id`,
       );
@@ -129,7 +129,7 @@ describe('the runbooks', () => {
     }
   });
 
-  it('of transactions in doubt: order finishes them, or its decision says how', async () => {
+  it('for in-doubt transactions list those that order does not finish, and the decision for each', async () => {
     const [list, decide] = commandsIn('In-doubt transactions', 'sql');
     const client = await connected(url);
     const prepared = async (branch: string): Promise<void> => {
@@ -165,7 +165,7 @@ describe('the runbooks', () => {
     }
   });
 
-  it('of a relay that stands still: who holds it back is found and ended', async () => {
+  it('for a stuck relay find the session that holds it back', async () => {
     const [behind] = commandsIn('What to look at', 'sql');
     const [open] = commandsIn('A relay that stands still', 'sql');
     const holder = await connected(url);
@@ -183,7 +183,7 @@ describe('the runbooks', () => {
     await eventually(async () => expect(await stock()).toMatchObject({ consumer: 'stock', seconds: null }));
   });
 
-  it('of a pool that is exhausted: what all wait for is found and ended, and they go on', async () => {
+  it('for an exhausted pool find the session that blocks all others', async () => {
     const [blocking, connections] = commandsIn('A pool that is exhausted', 'sql');
     const product_id = await shop.product({ onHand: 100 });
     const holder = await connected(url);
@@ -199,14 +199,14 @@ describe('the runbooks', () => {
     const most = await asked<{ application_name: string; connections: number }>(connections!);
     expect(most.find((it) => it.application_name === 'cleave-order')!.connections).toBeGreaterThan(0);
     await end(first!.pid);
-    // Some were too many, and told to come again.
+    // Some may have been refused with 503.
     const answers = await Promise.all([...orders, ...reads]);
     expect(answers.map(({ status }) => status).filter((it) => ![200, 201, 503].includes(it))).toEqual([]);
     expect(answers.map(({ status }) => status)).toEqual(expect.arrayContaining([200, 201]));
     ok(await shop.place({ customer_id: 'c', product_id, quantity: 1 }), 201);
   });
 
-  it('of keys that leaked: the key is found, and ends at once', async () => {
+  it('for leaked keys find the key and revoke it at once', async () => {
     const [list, revoke] = commandsIn('Keys that leaked', 'sh');
     const leaked = await newKey();
     const thief = new Holder(shape.baseUrl, leaked.key);
@@ -217,13 +217,13 @@ describe('the runbooks', () => {
     await given(revoke!, { KEY_ID: key_id });
     expect((await thief.get('/orders')).status).toBe(401);
     ok(await shop.get('/orders'));
-    // Or all that is known of it is what a log has.
+    // The id within the key is enough, which is all that a log contains.
     const { key } = await newKey();
     await given(revoke!, { KEY_ID: key.slice(3, 35) });
     expect((await new Holder(shape.baseUrl, key).get('/orders')).status).toBe(401);
   });
 
-  it('of a full disk: what holds WAL and what is large can be asked for', async () => {
+  it('for a full disk show what retains WAL and what is large', async () => {
     const [slots, archiver, large] = commandsIn('A full disk', 'sql');
     expect(await asked(slots!)).toEqual([]);
     expect(await asked(archiver!)).toMatchObject([{ failed_count: expect.anything() }]);

@@ -1,7 +1,7 @@
 import { SeededRandom } from '#testing';
 import { realOrdersAreMissing, realWorkload } from '../bench/real-orders.js';
 
-/** What is bought together: products by number, each once. */
+/** An order: its products by number, each once. */
 export type Basket = readonly { product: number; quantity: number }[];
 
 export interface Baskets {
@@ -19,7 +19,7 @@ const oneUnitOf = (name: 'spread' | 'hot', products: number): Baskets => ({
 export const spreadBaskets = oneUnitOf('spread', 1_000);
 export const hotBaskets = oneUnitOf('hot', 1);
 
-/** @returns the invoices of a real shop, or why there are none */
+/** @returns the invoices of a real shop, or why they are missing */
 export const realBaskets = async (): Promise<Baskets | string> => {
   const missing = realOrdersAreMissing();
   if (missing !== undefined) return missing;
@@ -40,8 +40,8 @@ export const realBaskets = async (): Promise<Baskets | string> => {
 };
 
 /**
- * Which of so many databases a product lies in: by a hash, so that neighbours in the catalogue do not lie together. The
- * hash is one of 32 bits that every bit of the number and of the seed changes (murmur3's last step).
+ * The database of a product, by a hash, so that neighbours in the catalogue are spread. Every bit of the number and of
+ * the seed affects all 32 bits of the hash (the last step of murmur3).
  */
 export const partitionOf = (product: number, partitions: number, seed: number): number => {
   let hash = Math.imul(product + 1, 0x9e3779b1) ^ seed;
@@ -50,7 +50,7 @@ export const partitionOf = (product: number, partitions: number, seed: number): 
   return ((hash ^ (hash >>> 16)) >>> 0) % partitions;
 };
 
-/** Baskets as callers come with them. */
+/** The orders of callers, in random order. */
 export const arrivals =
   ({ orders }: Baskets, random: SeededRandom): (() => Basket) =>
   () =>

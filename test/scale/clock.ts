@@ -1,13 +1,13 @@
 interface Event {
   atMs: number;
-  /** What is due at the same moment happens in the order in which it was asked for. */
+  /** Events at the same time happen in the order they were scheduled. */
   turn: number;
   happen: () => void;
 }
 
 const isBefore = (a: Event, b: Event): boolean => a.atMs < b.atMs || (a.atMs === b.atMs && a.turn < b.turn);
 
-/** Simulated time, which goes from one event to the next; a binary heap of what is to come. */
+/** Simulated time, which advances from event to event; a binary heap of scheduled events. */
 export class Clock {
   nowMs = 0;
   private turn = 0;
@@ -25,7 +25,7 @@ export class Clock {
     this.heap[at] = event;
   }
 
-  /** Until there is nothing to come, or until then. */
+  /** Runs until no event is left, or until the given time. */
   run(untilMs = Number.POSITIVE_INFINITY): void {
     for (let next = this.heap[0]; next && next.atMs <= untilMs; next = this.heap[0]) {
       this.takeFirst();
@@ -51,9 +51,9 @@ export class Clock {
   }
 }
 
-/** Cores of one machine, which take work in the order in which it comes. */
+/** The cores of a machine, which process work in the order of its arrival. */
 export class Cores {
-  /** Of all of them together. */
+  /** The sum over all cores. */
   busyMs = 0;
   private readonly freeAtMs: number[];
 
@@ -80,7 +80,7 @@ interface Waiting {
   granted: () => void;
 }
 
-/** Locks of rows. Whoever comes later passes those who wait, unless he wants a row that one of them wants. */
+/** Row locks. A request overtakes waiting ones, unless it wants a row that one of them wants. */
 export class RowLocks {
   private readonly held = new Set<number>();
   private waiting: Waiting[] = [];

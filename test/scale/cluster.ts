@@ -3,30 +3,33 @@ import { arrivals, partitionOf, type Basket, type Baskets } from './baskets.js';
 import { Clock, Cores, RowLocks } from './clock.js';
 import type { Costs } from './costs.js';
 
-/** How an order over several databases of inventory is decided. */
+/** How an order that touches several databases of inventory is decided. */
 export type Protocol = 'held' | 'prepared';
 
 export interface ClusterSettings {
-  /** Databases of inventory, and as many of orders. */
+  /** The number of databases of inventory; there are as many of orders. */
   partitions: number;
-  /** Of each database. */
+  /** Cores of each database. */
   cores: number;
-  /** Order processes for each database of orders, a core each. */
+  /** Order processes per database of orders, with one core each. */
   processes: number;
-  /** For each of those; each waits for its answer and asks for the next order at once. */
+  /** Callers per order process; each waits for its answer, then places its next order at once. */
   callers: number;
   /**
-   * `held`: every database holds its part, and what is held is given back where another one refuses. `prepared`: they are
-   * asked one after the other, so that nobody waits in a circle, and keep their locks until the order is recorded.
+   * `held`: every database holds its part, and the holds are released if another one refuses. `prepared`: the databases
+   * are asked one after the other, to avoid deadlocks, and keep their locks until the order is recorded.
    */
   protocol: Protocol;
-  /** Whether what several order processes ask of a database goes in one call, or in a call each as today. */
+  /**
+   * Whether the requests of several order processes to one database are merged into one call, or sent separately as
+   * today.
+   */
   merging: boolean;
-  /** Units of a product, as a share of what is asked for of it; ample where it is left out. */
+  /** The stock of a product, as a share of the demand for it; ample if left out. */
   supply?: number;
-  /** Sub-stocks that each product is split into, each a row of its own. */
+  /** The number of sub-stocks that each product is split into, each a row of its own. */
   buckets?: number;
-  /** Orders that each caller places, in the mean; the first quarter of all is not counted. */
+  /** Orders per caller, on average; the first quarter of all is not counted. */
   rounds: number;
   seed: number;
 }
@@ -35,35 +38,35 @@ export interface ClusterResult {
   perSecond: number;
   p50Ms: number;
   p99Ms: number;
-  /** In one call to one database of inventory. */
+  /** Orders per call to a database of inventory. */
   ordersACall: number;
-  /** The share of its cores that the busiest database of inventory uses, and the busiest one of orders. */
+  /** The CPU utilization of the busiest database of inventory, and of the busiest one of orders. */
   inventoryUse: number;
   orderUse: number;
   nodeUse: number;
   refused: number;
-  /** Refused only because of holds that were given back a moment later. */
+  /** Refused only because of holds that were released a moment later. */
   refusedForNothing: number;
-  /** Units that were sold, of those there were; 1 is all of them. */
+  /** The share of the units that was sold. */
   sold: number;
-  /** Products of which more was sold than there was: none, or the simulation is wrong. */
+  /** The number of products that were oversold: 0, or the simulation is wrong. */
   oversold: number;
 }
 
 interface Order {
   basket: Basket;
-  /** Its bucket of each product. */
+  /** Selects the sub-stock of each product. */
   bucket: number;
   cameAtMs: number;
   answered: (order: Order) => void;
-  /** What is held, by database, until it is known whether all of them hold. */
+  /** Its holds, by database, until it is known whether all databases hold. */
   heldAt: Map<number, Basket>;
   shortages: number;
-  /** Others that were refused while this one held what they wanted. */
+  /** Other orders that were refused while this one held units that they wanted. */
   inTheWayOf: { order: Order; row: number; units: number }[];
 }
 
-/** What a database is asked for by one batch. */
+/** What one batch requests from a database. */
 interface Part {
   orders: { order: Order; wanted: Basket }[];
   lines: number;
@@ -71,15 +74,15 @@ interface Part {
   answered: () => void;
 }
 
-/** As `PlaceOrder` bounds its batches. */
+/** The limits of batches in `PlaceOrder`. */
 const batchLimits = { orders: 250, lines: 5_000, lanes: 2, slowMs: 20 };
 
-/** Units of each row of stock, and who holds some of them without being sure of the rest. */
+/** The units of each row of stock, and the orders that hold some of them provisionally. */
 class Stock {
   private readonly left: Float64Array;
   private readonly most: Float64Array;
   private readonly unsure = new Map<number, Map<Order, number>>();
-  /** Of a refused order, by row: how much is missing still, should those in its way give back what they hold. */
+  /** For each refused order, by row: the units that would still be missing if the holds in its way were released. */
   private readonly missing = new Map<Order, Map<number, number>>();
   refusedForNothing = 0;
 
@@ -88,7 +91,7 @@ class Stock {
     this.most = Float64Array.from(units);
   }
 
-  /** All of it or nothing. */
+  /** Takes all of it or nothing. */
   take(order: Order, wanted: Basket): boolean {
     const short = wanted.filter(({ product, quantity }) => this.left[product]! < quantity);
     for (const { product, quantity } of short) this.noteShortage(order, product, quantity - this.left[product]!);
@@ -109,7 +112,9 @@ class Stock {
     for (const { product, quantity } of part) this.left[product]! += quantity;
   }
 
-  /** An order that holds something is refused elsewhere: whoever it was in the way of was refused for nothing. */
+  /**
+   * An order that holds something was refused elsewhere, so the orders it was in the way of were refused needlessly.
+   */
   wasInTheWay(order: Order): void {
     for (const { order: other, row, units } of order.inTheWayOf) {
       const missing = this.missing.get(other)?.get(row);
@@ -160,7 +165,7 @@ class Inventory {
     this.next();
   }
 
-  /** A prepared transaction is committed: another sync, and only then are its rows free. */
+  /** Commits a prepared transaction: this takes another sync, after which its rows are unlocked. */
   finish(rows: Set<number>, done: () => void): void {
     this.cores.use(this.costs.finishMs, () =>
       this.clock.after(this.costs.commitMs, () => {
@@ -170,7 +175,7 @@ class Inventory {
     );
   }
 
-  /** What the relay brings later: each confirmation is a row, and touches no product. */
+  /** The confirmations, which the relay sends later; each updates one row and touches no product. */
   settle(orders: number): void {
     this.cores.use(orders * this.costs.settleMs);
   }
@@ -227,12 +232,12 @@ class Inventory {
           for (const part of parts) this.clock.after(roundTripMs, part.answered);
         });
       });
-    // Reservations are written first, which nobody waits for.
+    // Reservations are written first, and need no contended lock.
     this.cores.use(cpuMs * (1 - lockedShare), () => this.locks.acquire(rows, locked));
   }
 }
 
-/** One order process: batches as `Batcher` makes them. */
+/** One order process, which forms batches as `Batcher` does. */
 class Process {
   readonly node: Cores;
   private readonly queue: Order[] = [];
@@ -252,7 +257,7 @@ class Process {
 
   place(order: Order): void {
     this.queue.push(order);
-    // After everybody who asks at this moment.
+    // After all orders that arrive at the same moment.
     if (this.queue.length === 1) this.clock.after(0, () => this.go());
   }
 
@@ -283,7 +288,7 @@ class Process {
     const { nodeCallMs, nodeOrderMs, nodeLineMs } = this.costs;
     const lines = batch.reduce((sum, it) => sum + it.basket.length, 0);
     const parts = this.partsOf(batch);
-    // A call for each database that is asked.
+    // One call per database.
     const cpuMs = parts.size * nodeCallMs + batch.length * nodeOrderMs + (lines - batch.length) * nodeLineMs;
     this.node.use(cpuMs, () =>
       this.reserve(parts, () =>
@@ -301,7 +306,7 @@ class Process {
     const parts = new Map<number, Part>();
     for (const order of batch) {
       const bucket = order.bucket % buckets;
-      // Sub-stocks of a product lie side by side, in as many databases as there are.
+      // The sub-stocks of a product are in consecutive databases, as far as there are enough.
       const databaseOf = ({ product }: Basket[number]): number =>
         (partitionOf(product, partitions, seed) + bucket) % partitions;
       for (const [number, lines] of Map.groupBy(order.basket, databaseOf)) {
@@ -341,8 +346,8 @@ class Process {
     for (const order of batch)
       if (order.shortages > 0 && order.heldAt.size > 0) {
         this.stock.wasInTheWay(order);
-        // What is prepared is rolled back with its batch; the others of the batch are asked for again without it, which
-        // costs a batch more and is left out here.
+        // A prepared transaction is rolled back with its batch. The other orders of the batch are requested again
+        // without it; that additional batch is not simulated.
         for (const [number, part] of order.heldAt)
           if (protocol === 'held') this.inventories[number]!.release(order, part);
           else {
@@ -371,7 +376,7 @@ class Process {
 const ordersOf = ({ partitions, processes, callers, rounds }: ClusterSettings): number =>
   partitions * processes * callers * rounds;
 
-/** What of each row there is: `supply` of what the orders of a run ask for in the mean. */
+/** The units of each row: the share `supply` of the average demand of a run. */
 const stockFor = (baskets: Baskets, { supply, buckets = 1, ...settings }: ClusterSettings): Stock => {
   const orders = ordersOf(settings);
   const units = new Float64Array(baskets.products * buckets);
@@ -386,7 +391,7 @@ const stockFor = (baskets: Baskets, { supply, buckets = 1, ...settings }: Cluste
 const quantile = (sorted: readonly number[], share: number): number =>
   sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
 
-/** Simulates callers that place orders, until so many are answered. */
+/** Simulates callers that place orders, until enough orders are answered. */
 export const simulate = (baskets: Baskets, settings: ClusterSettings, costs: Costs): ClusterResult => {
   const clock = new Clock();
   const random = new SeededRandom(settings.seed);
@@ -410,7 +415,7 @@ export const simulate = (baskets: Baskets, settings: ClusterSettings, costs: Cos
   let countedFromMs = 0;
   let countedUntilMs = 0;
   const placeAt = (process: Process): void => {
-    // Where nothing is short, nobody stands still before the last one is answered.
+    // With ample stock, callers go on until the last counted order is answered.
     if (isScarce ? begun >= orders : answered >= orders) return;
     begun += 1;
     process.place({
@@ -444,7 +449,7 @@ export const simulate = (baskets: Baskets, settings: ClusterSettings, costs: Cos
     orderUse: busiest(orderDatabases, settings.cores),
     nodeUse: busiest(nodes, 1),
   };
-  // What is under way is of no interest, but where stock is counted it has to come to its end.
+  // Orders in flight do not matter, except that they have to finish before stock is counted.
   if (isScarce) clock.run();
   const sorted = took.toSorted((a, b) => a - b);
   const { share, oversold } = stock.sold();

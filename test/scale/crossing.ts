@@ -1,15 +1,15 @@
 import { partitionOf, type Baskets } from './baskets.js';
 
-/** Of orders with so many lines, over so many databases. */
+/** How many orders in a range of lines touch several of the databases. */
 export interface Crossing {
   orders: number;
-  /** The share of them that touches more than one. */
+  /** The share of them that touches more than one database. */
   crossing: number;
-  /** How many an order touches, in the mean. */
+  /** The average number of databases that an order touches. */
   touched: number;
 }
 
-/** Ranges of lines that are looked at apart. */
+/** Ranges of lines that are reported separately. */
 export const lineRanges: readonly (readonly [least: number, most: number])[] = [
   [1, 1],
   [2, 2],
@@ -37,7 +37,7 @@ export const crossingOf = (
   };
 };
 
-/** What lies with the busiest database, against an even share: 1 where all have the same. */
+/** The lines in the busiest database, relative to an even share; 1 if all have the same. */
 export const busiestOf = ({ orders }: Baskets, partitions: number, seed: number): number => {
   const lines = new Float64Array(partitions);
   for (const order of orders) for (const { product } of order) lines[partitionOf(product, partitions, seed)]! += 1;

@@ -1,21 +1,24 @@
 import { SeededRandom } from '#testing';
 
 /**
- * Where an order looks for a product that lies in sub-stocks, its own first, which is chosen by the id of the
- * reservation: there alone, in one more, in one after the other, or in all of them, taking a part from each.
+ * Which sub-stocks an order tries, beginning with its own, which the reservation id selects: only that one, one more at
+ * random, one after the other, or all of them, taking a part from each.
  */
 export const policies = ['own', 'one more', 'each', 'parts'] as const;
 type Policy = (typeof policies)[number];
 
 export interface EscrowResult {
-  /** Refused though all sub-stocks together had enough, of all orders. */
+  /** The share of orders that were refused though all sub-stocks together had enough. */
   refusedForNothing: number;
-  /** The share of the units that lay there when somebody was refused for the first time. */
+  /** The share of units left when an order was refused for the first time. */
   leftAtFirst: number;
-  /** Sub-stocks that an order asked, in the mean; and of those that came when less than a tenth was left. */
+  /**
+   * The average number of sub-stocks that an order asked; and the same for orders that came when less than a tenth was
+   * left.
+   */
   asked: number;
   askedAtTheEnd: number;
-  /** Units sold beyond what there was, or lost: 0. */
+  /** Units oversold or lost: 0. */
   wrong: number;
 }
 
@@ -23,19 +26,21 @@ export interface EscrowSettings {
   buckets: number;
   policy: Policy;
   units: number;
-  /** What an order may want, each as likely. */
+  /** The quantities that orders want, with equal probability. */
   quantities: readonly number[];
   seed: number;
 }
 
-/** O'Neil's escrow method for one hot product: its units lie in so many rows, and each order takes its own from one. */
+/**
+ * O'Neil's escrow method for one hot product: its units are split over several rows, and each order uses one of them.
+ */
 export const sellOut = ({ buckets, policy, units, quantities, seed }: EscrowSettings): EscrowResult => {
   const random = new SeededRandom(seed);
   const left = Array.from({ length: buckets }, (_, bucket) => Math.floor((units + bucket) / buckets));
   const most = policy === 'own' ? 1 : policy === 'one more' ? Math.min(2, buckets) : buckets;
   let [orders, asked, lateOrders, lateAsked, forNothing, sold, leftAtFirst] = [0, 0, 0, 0, 0, 0, Number.NaN];
 
-  /** @returns how many sub-stocks were asked, and whether they had it */
+  /** @returns how many sub-stocks were asked, and whether they had enough */
   const place = (quantity: number): { asks: number; held: boolean } => {
     const first = random.integer(0, buckets - 1);
     const step = buckets > 1 ? random.integer(1, buckets - 1) : 1;
@@ -71,7 +76,7 @@ export const sellOut = ({ buckets, policy, units, quantities, seed }: EscrowSett
     else {
       if (together >= quantity) forNothing += 1;
       if (Number.isNaN(leftAtFirst)) leftAtFirst = together / units;
-      // Where nobody could be served any more by this way of asking.
+      // No further order can succeed with this policy.
       if (policy === 'own' && left.every((it) => it < Math.min(...quantities))) break;
     }
   }

@@ -1,21 +1,24 @@
 import { shown } from '../bench/table.js';
 import { costsOf, type InputName } from './costs.js';
 
-/** A bound of the system as it is today. */
+/** A limit of the system as it is today. */
 interface Limit {
   what: string;
   value: string;
-  /** How it comes about, with the inputs that it is reckoned from. */
+  /** How it is computed, with the inputs used. */
   because: string;
 }
 
-/** As the code has them: libs/order/src/use-cases, libs/events/src/parts.ts, libs/database/src/database-for.ts. */
+/** Defined in libs/order/src/use-cases, libs/events/src/parts.ts, libs/database/src/database-for.ts. */
 const batchOrders = 250;
 const logParts = 8;
 const poolSize = 8;
 const followers = 200;
 const followerPollMs = 250;
-/** Postgres' own: default connections, when it freezes rows whatever is set, and when it stops for want of numbers. */
+/**
+ * Postgres: the default number of connections, the age at which autovacuum is forced to freeze, and the number of
+ * transaction ids after which it stops.
+ */
 const maxConnections = 100;
 const freezeAt = 200_000_000;
 const xidsUntilStop = 2 ** 31 - 3_000_000;
@@ -24,7 +27,7 @@ const perDay = 86_400;
 const million = 1_000_000;
 const gib = 2 ** 30;
 
-/** Where today's system ends, each bound for itself. */
+/** The limits of the system as it is today, each on its own. */
 export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
   const costs = costsOf(inputs);
   const perSecond = (ms: number): string => `${shown(1_000 / ms)} orders/s`;
@@ -35,12 +38,12 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
   const mixNodeMs = costs.nodeOrderMs + (inputs.mixLines - 1) * costs.nodeLineMs;
   return [
     {
-      what: 'a process with all modules (one core)',
+      what: 'a process with all modules, one core',
       value: perSecond(inputs.nodeMs),
       because: `nodeMs ${shown(inputs.nodeMs)}`,
     },
     {
-      what: 'a process of order',
+      what: 'a process of order alone',
       value: perSecond(costs.nodeOrderMs),
       because: `nodeMs × orderShare ${shown(inputs.orderShare)}`,
     },
@@ -50,9 +53,9 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
       because: `mixNodeMs ${shown(inputs.mixNodeMs)} × mixOrderShare ${shown(inputs.mixOrderShare)}`,
     },
     {
-      what: 'a process of inventory',
+      what: 'a process of inventory alone',
       value: perSecond(inputs.nodeMs * (1 - inputs.orderShare)),
-      because: 'nodeMs × the rest',
+      because: 'nodeMs × (1 − orderShare)',
     },
     {
       what: 'a process with all modules, orders of the real mix',
@@ -60,9 +63,9 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
       because: `mixNodeMs ${shown(inputs.mixNodeMs)}`,
     },
     {
-      what: 'Postgres, by core',
+      what: 'Postgres, per core',
       value: perSecond(inputs.postgresMs),
-      because: `postgresMs ${shown(inputs.postgresMs)}; not tried beyond two cores`,
+      because: `postgresMs ${shown(inputs.postgresMs)}; not measured beyond two cores`,
     },
     {
       what: '… orders of the real mix',
@@ -70,17 +73,17 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
       because: `mixPostgresMs ${shown(inputs.mixPostgresMs)}`,
     },
     {
-      what: 'one product (its row, one batch at a time)',
+      what: 'one product: its row, one batch at a time',
       value: `${shown((batchOrders * 1_000) / hotMs)} orders/s`,
       because: `${batchOrders} orders in ${shown(hotMs)} ms: call and orders × lockedShare ${shown(costs.lockedShare)}, commitMs`,
     },
     {
-      what: 'transactions that wait for the disk one by one',
-      value: `${shown(1_000 / inputs.commitMs)} a second`,
-      because: `commitMs ${shown(inputs.commitMs)}; an order needs ${shown(inputs.transactions)}`,
+      what: 'commits one after the other',
+      value: `${shown(1_000 / inputs.commitMs)} per second`,
+      because: `commitMs ${shown(inputs.commitMs)}; an order takes ${shown(inputs.transactions)} transactions`,
     },
     {
-      what: 'log of the database, 10,000 orders/s',
+      what: 'WAL, at 10,000 orders/s',
       value: `${shown((inputs.walBytes * 10_000) / million)} MB/s`,
       because: `walBytes ${shown(inputs.walBytes)}, of walDiskMbPerSecond ${shown(inputs.walDiskMbPerSecond)}`,
     },
@@ -92,12 +95,12 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
     {
       what: 'disk, a million orders',
       value: gibADay(inputs.diskBytes),
-      because: `diskBytes ${shown(inputs.diskBytes)}; a million a day are ${shown((inputs.diskBytes * million * 365) / gib)} GiB a year`,
+      because: `diskBytes ${shown(inputs.diskBytes)}; a million orders a day: ${shown((inputs.diskBytes * million * 365) / gib)} GiB per year`,
     },
     {
       what: '… orders of the real mix',
       value: gibADay(inputs.mixDiskBytes),
-      because: `mixDiskBytes ${shown(inputs.mixDiskBytes)}; ${shown((inputs.mixDiskBytes * million * 365) / gib)} GiB a year`,
+      because: `mixDiskBytes ${shown(inputs.mixDiskBytes)}; ${shown((inputs.mixDiskBytes * million * 365) / gib)} GiB per year`,
     },
     {
       what: 'orders until indexes by random keys fill half of the memory',
@@ -105,17 +108,17 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
       because: `randomIndexBytes ${shown(inputs.randomIndexBytes)}, memoryGb ${shown(inputs.memoryGb)}`,
     },
     {
-      what: 'until rows are frozen by force, 10,000 orders/s',
+      what: 'until autovacuum is forced to freeze rows, at 10,000 orders/s',
       value: days(freezeAt, inputs.transactions, 10_000),
       because: `autovacuum_freeze_max_age ${shown(freezeAt)}, transactions ${shown(inputs.transactions)}`,
     },
     {
-      what: 'until Postgres stops for want of numbers, nothing frozen',
+      what: 'until Postgres stops for lack of transaction ids, if nothing is frozen',
       value: days(xidsUntilStop, inputs.transactions, 10_000),
-      because: `2^31 less 3 million; one order a batch: ${days(xidsUntilStop, 3, 10_000)}`,
+      because: `2^31 − 3 million; with one order per batch: ${days(xidsUntilStop, 3, 10_000)}`,
     },
     {
-      what: 'instances of a consumer that have something to do',
+      what: 'instances of a consumer that have work to do',
       value: String(logParts),
       because: 'parts of the log; each instance reads all of it',
     },
@@ -127,12 +130,12 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
     {
       what: 'order processes on one Postgres',
       value: String(Math.floor(maxConnections / poolSize)),
-      because: `a pool of ${poolSize} each, max_connections ${maxConnections} as Postgres comes`,
+      because: `a pool of ${poolSize} each, the default max_connections ${maxConnections}`,
     },
     {
-      what: 'followers of GET /events, by process',
+      what: 'followers of GET /events, per process',
       value: String(followers),
-      because: `each asks every ${followerPollMs} ms: ${(followers * 1_000) / followerPollMs} statements/s`,
+      because: `each polls every ${followerPollMs} ms: ${(followers * 1_000) / followerPollMs} statements/s`,
     },
   ];
 };

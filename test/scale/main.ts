@@ -19,9 +19,9 @@ const clusterOf = (options: Options, change: Partial<ClusterSettings>): ClusterS
 
 const printLimits = ({ inputs }: Options): string =>
   section(
-    'limits: today, each by itself',
+    'limits: the system as it is today, each limit on its own',
     tableOf(
-      ['what', 'bound', 'because'],
+      ['what', 'limit', 'because'],
       limitsOf(inputs).map(({ what, value, because }) => [what, value, because]),
       3,
     ),
@@ -36,9 +36,9 @@ const printCrossing = ({ partitions, seed }: Options, mix: Baskets): string => {
   });
   const busiest = ['busiest', '', ...partitions.map((it) => `${shown(busiestOf(mix, it, seed))}×`)];
   return section(
-    'crossing: real orders that touch more than one database (how many an order touches), by lines',
+    'crossing: real orders that touch more than one database (databases per order on average), by lines',
     tableOf(['lines', 'orders', ...partitions.map(String)], [...rows, busiest]),
-    'busiest: lines that lie with the busiest database, against an even share.',
+    'busiest: lines in the busiest database, relative to an even share.',
   );
 };
 
@@ -71,16 +71,19 @@ const printThroughput = (options: Options, workloads: readonly Baskets[]): strin
     }),
   );
   return section(
-    `throughput: ${cores} cores a database, ${processes} order processes a database of orders, ${callers} callers each`,
+    `throughput: ${cores} cores per database, ${processes} order processes per database of orders, ${callers} callers each`,
     tableOf(
       ['workload', 'databases', 'orders/s', '', 'p50 ms', 'p99', 'a call', 'inventory', 'order db', 'node'],
       rows,
     ),
-    'a call: orders in one call to one database of inventory. The last three: how busy the busiest one is.',
+    'a call: orders per call to a database of inventory. Last three columns: utilization of the busiest one.',
   );
 };
 
-/** The same for any number of databases, so that nothing else differs; fewer than elsewhere, as pairs are kept of them. */
+/**
+ * The same for any number of databases, so that nothing else differs. Fewer than elsewhere, because refusals are
+ * tracked in pairs of callers.
+ */
 const scarceCallers = 512;
 const scarceOrders = 16_384;
 
@@ -95,7 +98,7 @@ const printScarce = (options: Options, mix: Baskets): string => {
         const rounds = Math.floor(scarceOrders / (callers * options.processes * partitions));
         const cluster = clusterOf(options, { partitions, protocol, merging, callers, rounds, supply: 0.5 });
         const result = simulate(mix, cluster, costs);
-        if (result.oversold > 0) throw new Error(`${result.oversold} products were sold beyond what there was`);
+        if (result.oversold > 0) throw new Error(`${result.oversold} products were oversold`);
         return [
           name,
           String(partitions),
@@ -107,9 +110,9 @@ const printScarce = (options: Options, mix: Baskets): string => {
       }),
     );
   return section(
-    `scarce: the real orders on half of the stock that they want, ${scarceCallers} callers`,
-    tableOf(['', 'databases', 'refused', 'for nothing', 'units sold', 'orders/s'], rows),
-    'for nothing: what was missing was held for an order that another database then refused, and came back.',
+    `scarce: real orders, with stock for half of their units, ${scarceCallers} callers`,
+    tableOf(['', 'databases', 'refused', 'needlessly', 'units sold', 'orders/s'], rows),
+    'needlessly: the missing units were held for an order that another database then refused, and were released again.',
   );
 };
 
@@ -143,12 +146,12 @@ const printHot = (options: Options): string => {
     ),
   );
   return section(
-    'hot: one product in as many sub-stocks as there are databases',
+    'hot: one product, with one sub-stock in each database',
     tableOf(['sub-stocks', 'orders/s', 'p99 ms'], rates),
     '',
-    `${shown(units)} units until they are sold out:`,
-    tableOf(['orders of, asking', 'sub-stocks', 'left at first refusal', 'for nothing', 'asked', 'at the end'], sold),
-    'for nothing: refused though all sub-stocks together had it. asked: sub-stocks an order; at the end: below a tenth.',
+    `${shown(units)} units, until sold out:`,
+    tableOf(['orders of, asking', 'sub-stocks', 'left at first refusal', 'needlessly', 'asked', 'at the end'], sold),
+    'needlessly: all sub-stocks together had enough. asked: sub-stocks per order; at the end: when less than a tenth is left.',
   );
 };
 
@@ -156,7 +159,7 @@ const run = async (options: Options): Promise<void> => {
   const print = (text: string): void => void process.stdout.write(`${text}\n\n`);
   print(`seed ${options.seed}; inputs and sources: npm run scale -- --help`);
   const isReal = options.parts.some((it) => it === 'crossing' || it === 'throughput' || it === 'scarce');
-  const mix = isReal ? await realBaskets() : 'the real orders are not asked for';
+  const mix = isReal ? await realBaskets() : 'the chosen parts do not use the real orders';
   if (isReal && typeof mix === 'string') print(mix);
   const real = typeof mix === 'string' ? undefined : mix;
   const printed: Record<Part, () => string | undefined> = {

@@ -8,7 +8,7 @@ export type Part = (typeof parts)[number];
 export interface Options {
   parts: Part[];
   partitions: number[];
-  /** Of each database. */
+  /** Cores of each database. */
   cores: number;
   /** Order processes for each database of orders. */
   processes: number;
@@ -29,33 +29,33 @@ const sources = (): string => {
     .join('\n');
 };
 
-export const usage = (): string => `Reckons where one Postgres ends, and simulates what more of them would bring.
+export const usage = (): string => `Estimates the limits of a single Postgres, and simulates the gain from several.
 
   npm run scale -- [part …] [options]
 
 Parts (all when none is named)
-  limits      what one process, one core and one disk of Postgres can do, and when numbers and disks are used up
-  crossing    which share of real orders touches more than one database, were products spread over several
-  throughput  orders a second over so many databases: products evenly, one product, real orders
-  scarce      what is refused for nothing where stock is short and an order is held in parts
-  hot         one product in sub-stocks: what that brings, and what is refused though another one has some
+  limits      limits of processes, Postgres and disk, and when transaction ids and memory run out
+  crossing    the share of real orders that touch several databases if products are partitioned
+  throughput  orders per second by number of databases: for a thousand products, for one, for real orders
+  scarce      needless refusals if stock is scarce and orders are held in parts by several databases
+  hot         one product split into sub-stocks: the gain, and needless refusals
 
 Options
-  --partitions LIST  databases of inventory, and as many of orders (1,4,16)
-  --cores N          of each database (4)
-  --processes N      order processes for each database of orders (8)
-  --callers N        for each process; each waits for its answer (128)
-  --rounds N         orders of each caller in one simulation (3); the first quarter is not counted
-  --seed N           of all random choices (1); the same call prints the same, on any machine
-  --set NAME=VALUE   another value of an input below, any number of times
-  --help             this text
+  --partitions LIST  numbers of databases for inventory, with as many for orders (1,4,16)
+  --cores N          cores of each database (4)
+  --processes N      order processes per database of orders (8)
+  --callers N        callers per process; each waits for its answer before the next order (128)
+  --rounds N         orders per caller in one simulation (3); the first quarter is not counted
+  --seed N           seeds all random choices (1); the same seed prints the same on any machine
+  --set NAME=VALUE   overrides an input from the list below; may be repeated
+  --help             shows this text
 
-Inputs. CPU times are in milliseconds of a core; "measured" is on two shared virtual cores, Postgres 18, fsync on.
+Inputs. CPU times are in milliseconds of one core; "measured" means on two shared virtual cores, Postgres 18, fsync on.
 ${sources()}
 
-What is simulated: batches form as in libs/order/src/use-cases/batcher.ts; a database has cores that work in the order
-of arrival; rows of products are locked from the decision until its log is synced (until the order is recorded where it
-is prepared). Left out: networks that fail, checkpoints, autovacuum, and that a core is slower in company.
+Simulated: batches form as in libs/order/src/use-cases/batcher.ts; the cores of a database take work in the order of its
+arrival; product rows are locked from the decision until the WAL is synced (with prepared transactions: until the
+order is recorded). Not simulated: network failures, checkpoints, autovacuum, and cores that slow each other down.
 `;
 
 export class WrongUsage extends Error {}
@@ -101,7 +101,7 @@ const parsed = (args: string[]) => {
   }
 };
 
-/** @throws WrongUsage that says what would be right */
+/** @throws WrongUsage with a message that tells how to correct it */
 export const readOptions = (args: string[]): Options | 'help' => {
   const { values, positionals } = parsed(args);
   if (values.help) return 'help';

@@ -16,7 +16,7 @@ const small: ClusterSettings = {
   ...{ protocol: 'held', merging: true, seed: 7 },
 };
 
-/** Orders of one to six products, of which the first are wanted more often. */
+/** Orders of one to six products, of which the first ones are more popular. */
 const mixed = (random: SeededRandom): Baskets => ({
   name: 'mix',
   products: 40,
@@ -28,8 +28,8 @@ const mixed = (random: SeededRandom): Baskets => ({
   }),
 });
 
-describe('the clock of a simulation', () => {
-  it('lets things happen in the order of their times, and of their turns where those are the same', () => {
+describe('the simulated clock', () => {
+  it('runs events by time, and simultaneous ones in the order they were scheduled', () => {
     const clock = new Clock();
     const random = new SeededRandom();
     const happened: [number, number][] = [];
@@ -42,7 +42,7 @@ describe('the clock of a simulation', () => {
     expect(happened).toHaveLength(500);
   });
 
-  it('has as many cores work at a time as there are', () => {
+  it('runs as much work in parallel as there are cores', () => {
     const clock = new Clock();
     const cores = new Cores(clock, 2);
     const endedAt: number[] = [];
@@ -51,7 +51,7 @@ describe('the clock of a simulation', () => {
     expect(endedAt).toEqual([10, 10, 20, 20, 30]);
   });
 
-  it('gives a row to one at a time, in turn, and lets those pass who want others', () => {
+  it('grants row locks in order of request, and requests for other rows at once', () => {
     const locks = new RowLocks();
     const granted: string[] = [];
     locks.acquire(new Set([1, 2]), () => granted.push('first'));
@@ -67,7 +67,7 @@ describe('the clock of a simulation', () => {
 
 describe('the simulation', () => {
   it.each(['held', 'prepared'] as const)(
-    'is the same again with the same seed, and another with another: %s',
+    'is repeatable with the same seed and differs with another: %s',
     (protocol) => {
       const baskets = mixed(new SeededRandom(1));
       const run = (seed: number) =>
@@ -77,32 +77,29 @@ describe('the simulation', () => {
     },
   );
 
-  it.each(['held', 'prepared'] as const)(
-    'sells nothing twice where stock is short, and all that fits: %s',
-    (protocol) => {
-      const random = new SeededRandom();
-      for (const partitions of [1, 2, 5]) {
-        const settings = {
-          ...small,
-          protocol,
-          merging: false,
-          partitions,
-          supply: 0.4,
-          seed: random.integer(0, 2 ** 31),
-        };
-        const { oversold, refused, refusedForNothing, sold } = simulate(mixed(random), settings, costs);
-        expect(oversold).toBe(0);
-        expect(refused).toBeGreaterThan(0);
-        expect(refusedForNothing).toBeLessThanOrEqual(refused);
-        expect(sold).toBeGreaterThan(0.3);
-        expect(sold).toBeLessThanOrEqual(1);
-        // One database decides an order in one go, so that nothing is held for an order that another one refuses.
-        if (partitions === 1) expect(refusedForNothing).toBe(0);
-      }
-    },
-  );
+  it.each(['held', 'prepared'] as const)('sells scarce stock without overselling: %s', (protocol) => {
+    const random = new SeededRandom();
+    for (const partitions of [1, 2, 5]) {
+      const settings = {
+        ...small,
+        protocol,
+        merging: false,
+        partitions,
+        supply: 0.4,
+        seed: random.integer(0, 2 ** 31),
+      };
+      const { oversold, refused, refusedForNothing, sold } = simulate(mixed(random), settings, costs);
+      expect(oversold).toBe(0);
+      expect(refused).toBeGreaterThan(0);
+      expect(refusedForNothing).toBeLessThanOrEqual(refused);
+      expect(sold).toBeGreaterThan(0.3);
+      expect(sold).toBeLessThanOrEqual(1);
+      // A single database decides an order at once, so nothing is held for an order that is refused elsewhere.
+      if (partitions === 1) expect(refusedForNothing).toBe(0);
+    }
+  });
 
-  it('does not sell more of one product for having more databases, unless it lies in sub-stocks', () => {
+  it('sells a single product no faster with more databases, unless it is split into sub-stocks', () => {
     const of = (change: Partial<ClusterSettings>) =>
       simulate(hotBaskets, { ...small, processes: 4, callers: 128, rounds: 6, ...change }, costs).perSecond;
     const together = of({ partitions: 4 });
@@ -110,7 +107,7 @@ describe('the simulation', () => {
     expect(of({ partitions: 4, buckets: 4 })).toBeGreaterThan(1.5 * together);
   });
 
-  it('gets no orders across by adding databases to orders of one line', () => {
+  it('never crosses databases with orders of one line', () => {
     expect(crossingOf(spreadBaskets, 8, 1)).toMatchObject({ crossing: 0, touched: 1 });
     const used = new Set(spreadBaskets.orders.map(([line]) => partitionOf(line!.product, 8, 1)));
     expect(used.size).toBe(8);
@@ -118,7 +115,7 @@ describe('the simulation', () => {
 });
 
 describe('sub-stocks', () => {
-  it.each(policies)('lose and make no unit, asking %s', (policy) => {
+  it.each(policies)('neither lose nor create units with the policy %s', (policy) => {
     const random = new SeededRandom();
     for (const buckets of [1, 3, 16])
       expect(
@@ -126,7 +123,7 @@ describe('sub-stocks', () => {
       ).toBe(0);
   });
 
-  it('refuse nothing that they have together when each is asked, for orders of one unit', () => {
+  it('refuse no order of one unit needlessly if each of them is asked', () => {
     const of = (policy: (typeof policies)[number]) =>
       sellOut({ buckets: 16, policy, units: 1_000, quantities: [1], seed: 3 }).refusedForNothing;
     expect(of('each')).toBe(0);
@@ -134,8 +131,8 @@ describe('sub-stocks', () => {
   });
 });
 
-describe('its options', () => {
-  it('name every input with unit and source', () => {
+describe('the options', () => {
+  it('document every input with its unit and source in the usage text', () => {
     for (const name of inputNames) expect(usage()).toContain(`  ${name} `);
     expect(readOptions(['limits', '--set', 'commitMs=2'])).toMatchObject({
       parts: ['limits'],
@@ -143,7 +140,7 @@ describe('its options', () => {
     });
   });
 
-  it('say what is wrong', () => {
+  it('report what is wrong', () => {
     expect(() => readOptions(['--set', 'commit=2'])).toThrow(/There is no input commit; there are .*commitMs/);
     expect(() => readOptions(['--set', 'commitMs='])).toThrow(/must be a number from 0 on/);
     expect(() => readOptions(['everything'])).toThrow(/There is no part everything; there are limits/);

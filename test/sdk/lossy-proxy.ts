@@ -6,9 +6,11 @@ import type { SeededRandom } from '#testing';
 const fates = ['pass', 'lose request', 'lose answer', 'cut answer', '503', '429'] as const;
 type Fate = (typeof fates)[number];
 
-/** A bad stretch of network before an HTTP server: of ten requests some five come through as they should. */
+/**
+ * Simulates a bad network in front of an HTTP server: only somewhat more than half of the requests pass undisturbed.
+ */
 export class LossyProxy {
-  /** How often each has befallen a request. */
+  /** How often each fate has occurred. */
   readonly befell = new Map<Fate, number>();
   private readonly streams = new Set<ServerResponse>();
 
@@ -30,7 +32,7 @@ export class LossyProxy {
     return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
   }
 
-  /** Ends every answer that is under way. */
+  /** Cuts all answers in progress. */
   cutAll(): void {
     for (const stream of this.streams) stream.destroy();
   }

@@ -6,7 +6,7 @@ import { Ledger } from '../support/ledger.js';
 import { startShape, type Shape } from '../support/shapes.js';
 import { LossyProxy } from './lossy-proxy.js';
 
-describe('the client over a connection that loses requests and answers', () => {
+describe('the client over a lossy connection', () => {
   let shape: Shape;
   let proxy: LossyProxy;
   let cleave: Cleave;
@@ -18,7 +18,8 @@ describe('the client over a connection that loses requests and answers', () => {
     cleave = new Cleave({ baseUrl: proxy.url, retries: 30 });
     product = fresh('p');
     await cleave.products.put(product, { name: 'A thing', unit_price_minor: 250, currency: 'GBP' });
-    // Not over the proxy: setting stock is not repeated when its answer is lost, as others may have sold of it meanwhile.
+    // Not through the proxy: setting stock is not retried after a lost answer, because units may have been sold
+    // meanwhile.
     await new Cleave({ baseUrl: shape.baseUrl }).stock.put(product, { on_hand: 1_000 });
   });
   afterAll(async () => {
@@ -39,7 +40,7 @@ describe('the client over a connection that loses requests and answers', () => {
       expect(proxy.befell.get(fate)).toBeGreaterThan(0);
   });
 
-  it('changes an order and gives money back once, whatever gets lost', async () => {
+  it('applies each change and refund of an order once', async () => {
     const { order_id } = await cleave.orders.place({
       ...{ customer_id: fresh('c'), product_id: product, quantity: 4 },
       payment: { method: 'simulated' },
@@ -64,7 +65,7 @@ describe('the client over a connection that loses requests and answers', () => {
     expect(versions).toEqual(Array.from({ length: 12 }, (_, at) => at + 1));
   });
 
-  it('follows what happens without a gap and without a repeat, however often the stream is cut', async () => {
+  it('follows events without gaps or duplicates, even if the stream is cut repeatedly', async () => {
     let after: string | undefined;
     for await (const page of cleave.events.list({ limit: 200 }).pages()) after = page.next_cursor;
     const heard: string[] = [];
@@ -84,7 +85,7 @@ describe('the client over a connection that loses requests and answers', () => {
     expect(heard).toEqual(placed);
   });
 
-  it('ends with the reason of its signal, and with a refusal that is for good', async () => {
+  it('ends a stream with the reason of its signal, or with a final error', async () => {
     const direct = new Cleave({ baseUrl: shape.baseUrl });
     const stop = new AbortController();
     const events = direct.events.follow({ signal: stop.signal });
@@ -99,5 +100,5 @@ describe('the client over a connection that loses requests and answers', () => {
     await expect(direct.events.follow({ after: 'nonsense' }).next()).rejects.toMatchObject({ code: 'invalid-cursor' });
   });
 
-  it('leaves the invariants whole', () => new Ledger(shape).expectInvariants());
+  it('keeps all invariants', () => new Ledger(shape).expectInvariants());
 });

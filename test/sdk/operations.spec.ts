@@ -29,14 +29,14 @@ describe('the methods of the client', () => {
   });
   afterAll(() => server.stop());
 
-  it('are those of the OpenAPI document, each once, but for another address of one and what Stripe alone sends', () => {
+  it('cover every operation of the OpenAPI document once, except an alias and the Stripe webhook', () => {
     const leftOut = ['placeOrderByAlias', 'receiveStripeEvent'];
     expect([...methods.map(({ id }) => id), ...leftOut].toSorted()).toEqual(
       documented.map(({ operationId }) => operationId).toSorted(),
     );
   });
 
-  it.each(methods)('$name.$verb asks for $id as it is documented', async ({ name, verb, id }) => {
+  it.each(methods)('$name.$verb sends $id as documented', async ({ name, verb, id }) => {
     const { method, path, parameters = [], requestBody } = documented.find(({ operationId }) => operationId === id)!;
     const takes = (place: string): string[] => parameters.filter((it) => it.in === place).map((it) => it.name);
     const query = Object.fromEntries(takes('query').map((it) => [it, 'a b&c']));
@@ -61,20 +61,20 @@ describe('the methods of the client', () => {
     expect('idempotency-key' in heard!.headers).toBe(takes('header').includes('Idempotency-Key'));
   });
 
-  it('refuse an id that is none, which would be another address', () => {
+  it('refuse an empty or missing id', () => {
     server.answers();
     expect(() => cleave.orders.get('')).toThrow(TypeError);
     expect(() => cleave.orders.get(undefined as unknown as string)).toThrow('/orders/{id} needs an id, not undefined');
     expect(server.heard).toEqual([]);
   });
 
-  it('resolve with the body of the answer, and with nothing where there is none', async () => {
+  it('resolve with the body of the answer, or with undefined if there is none', async () => {
     server.answers({ status: 200, body: { product_id: 'p' } }, { status: 204 });
     expect(await cleave.products.get('p')).toEqual({ product_id: 'p' });
     expect(await cleave.cache.delete({ key: 'k' })).toBeUndefined();
   });
 
-  it('know whether the level of a log is that of the process, or those of the instances of a service', async () => {
+  it('return the log level of the process, or that of each instance of a service', async () => {
     const instances = [
       { address: '10.0.0.1:3000', level: 'debug' },
       { address: '10.0.0.2:3000', why: 'ECONNREFUSED' },
@@ -87,7 +87,7 @@ describe('the methods of the client', () => {
     expect(server.heard.map(({ url }) => url)).toEqual(['/admin/log-level', '/admin/log-level?service=order']);
   });
 
-  it('tell a refusal by its code, with the whole problem and the headers', async () => {
+  it('reject with the code, the problem document and the request id', async () => {
     server.answers({
       status: 409,
       body: { code: 'out-of-stock', detail: 'There are 2 of p.', status: 409, products: [{ product_id: 'p' }] },
@@ -106,7 +106,7 @@ describe('the methods of the client', () => {
     });
   });
 
-  it('tell by its status what is no problem document', async () => {
+  it('reject with a code derived from the status if the answer is not a problem document', async () => {
     server.answers({ status: 404, body: { error: 'key not found' } }, (response) => {
       response.writeHead(502, { 'content-type': 'text/html' }).end('<h1>Bad gateway</h1>');
     });
@@ -114,7 +114,7 @@ describe('the methods of the client', () => {
     await expect(cleave.orders.get('o')).rejects.toMatchObject({ code: 'http-502', detail: '<h1>Bad gateway</h1>' });
   });
 
-  it('read a list page by page, as far as one goes on', async () => {
+  it('read a list page by page, and no further than the caller iterates', async () => {
     const page = (data: number[], next: string | null) => ({ status: 200, body: { data, next_cursor: next } });
     server.answers(page([1, 2], 'a'), page([3], 'b'), page([4], null));
     const read: unknown[] = [];

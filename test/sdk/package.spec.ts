@@ -7,16 +7,16 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startShape, type Shape } from '../support/shapes.js';
 
 const run = promisify(execFile);
-/** On the path, so that npm runs on it as well. */
+/** npm from the PATH, with the Node that it runs on. */
 const npm = async (folder: string, ...args: string[]): Promise<string> =>
   (await run('npm', [...args, '--no-audit', '--no-fund'], { cwd: folder, timeout: 120_000 })).stdout;
 
 const root = process.cwd();
 
-/** Each major version that is promised, on its newest release; with `npm run test:sdk`. */
+/** The supported major versions of Node, each in its newest release; only with `npm run test:sdk`. */
 const majors = 'everyNode' in globalThis ? [20, 22, 24, 26] : [];
 
-/** What the README shows, as one program. */
+/** The examples of the README as one program. */
 const examples = async (baseUrl: string): Promise<string> => {
   const readme = await readFile('libs/sdk/README.md', 'utf8');
   const blocks = [...readme.matchAll(/```js\n(.*?)```/gs)].map(([, block]) => block);
@@ -24,13 +24,13 @@ const examples = async (baseUrl: string): Promise<string> => {
   return blocks.join('\n').replaceAll('http://127.0.0.1:3000', baseUrl);
 };
 
-describe('the package as it is published', () => {
+describe('the published package', () => {
   let shape: Shape;
   let folder: string;
 
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'cleave-sdk-'));
-    // From a copy: it is compiled where it is packed, and another run may do the same.
+    // From a copy, because packing compiles in place, and another run may do so at the same time.
     for (const part of ['libs/sdk', 'scripts/build-sdk.mjs', 'tsconfig.json'])
       await cp(part, join(folder, 'source', part), { recursive: true });
     await mkdir(join(folder, 'source/node_modules'));
@@ -63,7 +63,7 @@ describe('the package as it is published', () => {
     expect.stringMatching(/^\S+ confirmed$/),
   ];
 
-  it('has the version of the project, brings nothing else, and has a way in', async () => {
+  it('has the version of the project, and no dependencies', async () => {
     const own = JSON.parse(await readFile('package.json', 'utf8')) as { version: string };
     const installed = JSON.parse(await readFile(join(folder, 'node_modules/@cleave/sdk/package.json'), 'utf8')) as {
       version: string;
@@ -74,13 +74,13 @@ describe('the package as it is published', () => {
     expect(Object.keys(listed.dependencies)).toEqual(['@cleave/sdk']);
   });
 
-  it('does in plain JavaScript what its README shows', async () => {
+  it('runs the examples of its README in plain JavaScript', async () => {
     expect((await runExamples(process.execPath)).slice(0, 5)).toEqual(expected());
   });
 
-  it.each(['bundler', 'nodenext'])('is typed for TypeScript that resolves like %s', async (moduleResolution) => {
+  it.each(['bundler', 'nodenext'])('has types that work with the module resolution %s', async (moduleResolution) => {
     const code = await readFile(join(folder, 'examples.mjs'), 'utf8');
-    // What a program in TypeScript says of a variable without a value.
+    // The annotation that TypeScript requires for a variable without a value.
     const typed = code.replace('let cursor;', 'let cursor: string | undefined;');
     const wrong = [
       ['cleave.orders.get();', 2554],
@@ -110,7 +110,7 @@ describe('the package as it is published', () => {
   });
 
   if (majors.length > 0)
-    it.each(majors)('does so on Node %i', async (major) => {
+    it.each(majors)('runs the examples on Node %i', async (major) => {
       const home = join(folder, `node-${major}`);
       await mkdir(home);
       const name = `node-${process.platform}-${process.arch}`;

@@ -3,11 +3,11 @@ import { Cleave } from '#sdk';
 import { dropped, problem, ScriptedServer, silent, type Scripted } from './scripted-server.js';
 
 const order = { customer_id: 'c', product_id: 'p', quantity: 1 };
-/** For who is silent: anybody else may take longer, on a machine that stands still for a while. */
+/** A timeout for silent servers only: other answers may be delayed by a busy machine. */
 const soon = { timeoutMs: 300 };
 const done: Scripted = { status: 200, body: { order_id: 'o' } };
 
-describe('a request that fails', () => {
+describe('a request', () => {
   let server: ScriptedServer;
   let cleave: Cleave;
 
@@ -19,9 +19,9 @@ describe('a request that fails', () => {
 
   const passing: [string, Scripted][] = [
     ['the connection ends', dropped],
-    ['nothing comes in time', silent],
+    ['there is no answer in time', silent],
     [
-      'the answer breaks off',
+      'the answer is truncated',
       (response) => {
         response.writeHead(201, { 'content-length': '100' });
         response.write('{"order_id"');
@@ -33,10 +33,10 @@ describe('a request that fails', () => {
     ['502', problem(502, 'http-502')],
     ['503', problem(503, 'unavailable')],
     ['504', problem(504, 'http-504')],
-    ['409 of a key that is in use', problem(409, 'request-in-progress')],
+    ['409 request-in-progress', problem(409, 'request-in-progress')],
   ];
 
-  it.each(passing)('is sent again under its key: %s', async (_, failure) => {
+  it.each(passing)('is retried under the same idempotency key: %s', async (_, failure) => {
     server.answers(failure, failure, done);
     expect(await cleave.orders.place(order, failure === silent ? soon : {})).toEqual({ order_id: 'o' });
     const keys = server.heard.map(({ headers }) => headers['idempotency-key']);
@@ -46,7 +46,7 @@ describe('a request that fails', () => {
     expect(server.heard.map(({ body }) => body)).toEqual([order, order, order]);
   });
 
-  it('has a key of its own for each call, or the one it is given', async () => {
+  it('has a new idempotency key for each call, unless one is given', async () => {
     server.answers(done, done, done);
     await cleave.orders.place(order);
     await cleave.orders.place(order);
@@ -61,27 +61,27 @@ describe('a request that fails', () => {
     ['a PUT', () => cleave.products.put('p', { name: 'Mug', unit_price_minor: 1, currency: 'GBP' })],
     ['a DELETE', () => cleave.webhookEndpoints.delete('e')],
     ['a cancellation', () => cleave.orders.cancel('o')],
-    ['a write of many products', () => cleave.products.putMany({ products: [] })],
+    ['a batch of products', () => cleave.products.putMany({ products: [] })],
     [
-      'a hand-over on a condition, under its key',
+      'a conditional fulfilment with an idempotency key',
       () => cleave.orders.fulfil('o', {}, { headers: { 'If-Match': '"v1"' } }),
     ],
-    ['a cancellation on one', () => cleave.orders.cancel('o', {}, { headers: { 'If-Match': '"v1"' } })],
-  ])('is sent again where that is safe: %s', async (_, call) => {
+    ['a conditional cancellation', () => cleave.orders.cancel('o', {}, { headers: { 'If-Match': '"v1"' } })],
+  ])('is retried if that is safe: %s', async (_, call) => {
     server.answers(dropped, problem(503, 'unavailable'), done);
     await call();
     expect(server.heard).toHaveLength(3);
   });
 
   it.each([
-    ['counting', () => cleave.cache.increment({ key: 'k' })],
-    ['what was counted on the shelf', () => cleave.stock.put('p', { on_hand: 1 })],
-    ['what was counted on many shelves', () => cleave.stock.putMany({ stock: [] })],
-    ['making an endpoint', () => cleave.webhookEndpoints.create({ url: 'https://example.com' })],
-    ['a new secret', () => cleave.webhookEndpoints.rotateSecret('e')],
+    ['incrementing a counter', () => cleave.cache.increment({ key: 'k' })],
+    ['setting stock', () => cleave.stock.put('p', { on_hand: 1 })],
+    ['setting stock in a batch', () => cleave.stock.putMany({ stock: [] })],
+    ['creating an endpoint', () => cleave.webhookEndpoints.create({ url: 'https://example.com' })],
+    ['rotating a secret', () => cleave.webhookEndpoints.rotateSecret('e')],
     ['a write under a lease', () => cleave.cache.put({ key: 'k', value: 1, lease: 'l' })],
-    ['a write on a condition', () => cleave.cache.put({ key: 'k', value: 1 }, { headers: { 'if-none-match': '*' } })],
-  ])('is not sent again where it may have had its effect, but where it was turned away: %s', async (_, call) => {
+    ['a conditional write', () => cleave.cache.put({ key: 'k', value: 1 }, { headers: { 'if-none-match': '*' } })],
+  ])('is not retried if it may have taken effect, but is retried after 429: %s', async (_, call) => {
     for (const failure of [dropped, problem(503, 'unavailable')]) {
       server.answers(failure, done);
       await expect(call()).rejects.toMatchObject({ tries: 1 });
@@ -99,13 +99,13 @@ describe('a request that fails', () => {
     [409, 'out-of-stock'],
     [422, 'idempotency-key-reused'],
     [500, 'internal'],
-  ])('is not sent again when it is refused for good: %i %s', async (status, code) => {
+  ])('is not retried after a final error: %i %s', async (status, code) => {
     server.answers(problem(status, code), done);
     await expect(cleave.orders.place(order)).rejects.toMatchObject({ status, code, tries: 1 });
     expect(server.heard).toHaveLength(1);
   });
 
-  it('is done where what was to be removed is gone after a try without an answer, and refused where it never was there', async () => {
+  it('to delete succeeds if a retry finds nothing, and fails if the first attempt finds nothing', async () => {
     const gone = problem(404, 'webhook-endpoint-not-found');
     server.answers(dropped, gone);
     expect(await cleave.webhookEndpoints.delete('e')).toBeUndefined();
@@ -117,7 +117,7 @@ describe('a request that fails', () => {
     await expect(cleave.orders.get('o')).rejects.toMatchObject({ code: 'order-not-found', tries: 2 });
   });
 
-  it('is not sent again where 503 is the answer: to whether the server is ready', async () => {
+  it('is not retried if 503 is a regular answer, as for readiness', async () => {
     server.answers({ status: 503, body: { status: 'error' } }, done);
     await expect(cleave.health.ready()).rejects.toMatchObject({ status: 503, problem: { status: 'error' } });
     expect(server.heard).toHaveLength(1);
@@ -125,9 +125,9 @@ describe('a request that fails', () => {
 
   it.each([
     ['seconds', () => '1'],
-    // Whole seconds: a second from now may be all but two away.
+    // HTTP dates have whole seconds, so this one is between one and two seconds away.
     ['a date', () => new Date(Date.now() + 2_000).toUTCString()],
-  ])('waits for as long as Retry-After says, in %s', async (_, retryAfter) => {
+  ])('waits as long as Retry-After says, in %s', async (_, retryAfter) => {
     server.answers((response) => {
       response.writeHead(503, { 'retry-after': retryAfter() }).end();
     }, done);
@@ -137,7 +137,7 @@ describe('a request that fails', () => {
     expect(second! - first!).toBeLessThan(10_000);
   });
 
-  it('is given up when it has failed often enough, with the last failure', async () => {
+  it('fails with the last error after all retries', async () => {
     server.answers(dropped, problem(503, 'unavailable'), problem(503, 'deadline-exceeded'), done);
     await expect(cleave.orders.place(order, { retries: 2 })).rejects.toMatchObject({
       code: 'deadline-exceeded',
@@ -146,10 +146,10 @@ describe('a request that fails', () => {
     expect(server.heard).toHaveLength(3);
   });
 
-  it('is given up when its time is up, and at once when the wait would be longer than that', async () => {
+  it('fails when its deadline is over, or at once if the wait would exceed it', async () => {
     server.answers(...Array<Scripted>(100).fill(silent));
     const startedAt = Date.now();
-    // Long enough for several tries on a machine that stands still for a second.
+    // Long enough for several attempts, even if the machine pauses for a second.
     await expect(cleave.orders.get('o', { ...soon, deadlineMs: 2_500, retries: 99 })).rejects.toMatchObject({
       code: 'no-answer',
       status: undefined,
@@ -161,7 +161,7 @@ describe('a request that fails', () => {
     expect(Date.now() - startedAt).toBeLessThan(10_000);
   });
 
-  it('tells what was in the way when nobody answers', async () => {
+  it('reports the network error if no server answers', async () => {
     const nobody = new Cleave({ baseUrl: 'http://127.0.0.1:1', retries: 0 });
     await expect(nobody.orders.get('o')).rejects.toMatchObject({
       code: 'no-answer',
@@ -169,7 +169,7 @@ describe('a request that fails', () => {
     });
   });
 
-  it('ends with the reason of its signal: before it is sent, while it is, and between two tries', async () => {
+  it('rejects with the reason of its signal: before it is sent, in flight, and between attempts', async () => {
     const reason = new Error('enough');
     server.answers(silent, problem(503, 'unavailable', { 'retry-after': '30' }));
     await expect(cleave.orders.get('o', { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
@@ -182,7 +182,7 @@ describe('a request that fails', () => {
     expect(server.heard).toHaveLength(2);
   });
 
-  it('that waits for its key is given up as well, when its time is up or its signal says so', async () => {
+  it('is subject to timeout and signal while it waits for the API key', async () => {
     const reason = new Error('enough');
     const waiting = new Cleave({
       baseUrl: server.url,
@@ -201,38 +201,35 @@ describe('a request that fails', () => {
     await expect(waiting.orders.get('o', { signal: controller.signal })).rejects.toBe(reason);
   });
 
-  it('may take as long as it likes', async () => {
+  it('accepts infinite timeouts', async () => {
     server.answers(done);
     const patient = { timeoutMs: Infinity, deadlineMs: Infinity, retries: 0 };
     expect(await cleave.orders.get('o', patient)).toEqual({ order_id: 'o' });
   });
 });
 
-describe('what cannot be asked', () => {
+describe('invalid input', () => {
   const cleave = new Cleave({ baseUrl: 'http://127.0.0.1:1' });
 
   it.each(['localhost:3000', '127.0.0.1:3000', 'orders.example.com', ''])(
-    'is said at once of a base: %s',
+    'is refused at once: the base URL "%s"',
     (baseUrl) => {
       expect(() => new Cleave({ baseUrl })).toThrow(/^baseUrl must be a URL such as http:/);
     },
   );
 
-  it.each([[undefined], [null], ['http://127.0.0.1:3000'], [{}]])(
-    'is said at once of options without a base: %j',
-    (it) => {
-      expect(() => new Cleave(it as never)).toThrow(
-        /^baseUrl must be a URL such as http:.*, not undefined: new Cleave\({ baseUrl }\)$/,
-      );
-    },
-  );
+  it.each([[undefined], [null], ['http://127.0.0.1:3000'], [{}]])('is refused at once: the options %j', (it) => {
+    expect(() => new Cleave(it as never)).toThrow(
+      /^baseUrl must be a URL such as http:.*, not undefined: new Cleave\({ baseUrl }\)$/,
+    );
+  });
 
-  it.each(['', '.', '..'])('is said at once of an id that would lead to another address: "%s"', (id) => {
+  it.each(['', '.', '..'])('is refused at once: an id that would change the path, "%s"', (id) => {
     for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
       expect(ask).toThrow(TypeError);
   });
 
-  it('is said at once, and not tried again, of what cannot be sent', async () => {
+  it('is refused without a retry: headers and bodies that cannot be sent', async () => {
     const typeError = { name: 'TypeError' };
     await expect(cleave.orders.place(order, { idempotencyKey: '5 €' })).rejects.toMatchObject(typeError);
     await expect(cleave.orders.get('o', { headers: { 'not a name': '1' } })).rejects.toMatchObject(typeError);

@@ -3,7 +3,7 @@ import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 
-/** How one request is answered: a status with what belongs to it, or whatever is done with the response. */
+/** The answer to one request: a status with body and headers, or a function that handles the response. */
 export type Scripted =
   { status: number; body?: unknown; headers?: Record<string, string> } | ((response: ServerResponse) => void);
 
@@ -16,9 +16,9 @@ export interface Heard {
   at: number;
 }
 
-/** The request arrives and the connection ends without an answer. */
+/** Receives the request and closes the connection without an answer. */
 export const dropped: Scripted = (response) => response.destroy();
-/** The request arrives and nothing ever comes back. */
+/** Receives the request and never answers. */
 export const silent: Scripted = () => undefined;
 
 export const problem = (status: number, code: string, headers: Record<string, string> = {}): Scripted => ({
@@ -27,7 +27,7 @@ export const problem = (status: number, code: string, headers: Record<string, st
   headers: { 'content-type': 'application/problem+json', ...headers },
 });
 
-/** An HTTP server that answers as it is told, in turn, and remembers what it was asked. */
+/** An HTTP server that gives scripted answers in turn, and records the requests. */
 export class ScriptedServer {
   readonly heard: Heard[] = [];
   private readonly script: Scripted[] = [];
@@ -52,7 +52,7 @@ export class ScriptedServer {
     return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
   }
 
-  /** Forgets what was before. */
+  /** Sets the script, and forgets earlier requests. */
   answers(...script: Scripted[]): void {
     this.heard.splice(0);
     this.script.splice(0, Infinity, ...script);

@@ -8,7 +8,7 @@ import { doorNames, startDoors, type Doors } from './doors.js';
 const shop = 'https://shop.example';
 const other = 'http://127.0.0.1:5173';
 
-/** As a browser asks for another host than the address that it is connected to. */
+/** Sends a Host header that differs from the address it connects to, as after DNS rebinding. */
 const askingFor = async (url: string, host: string, line = 'GET /cache?key=x HTTP/1.1'): Promise<string> => {
   const connection = await Connection.open(url);
   connection.write(`${line}\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
@@ -18,17 +18,17 @@ const askingFor = async (url: string, host: string, line = 'GET /cache?key=x HTT
 
 const bodyOf = (received: string): unknown => JSON.parse(received.slice(received.indexOf('\r\n\r\n') + 4));
 
-describe('what is told to browsers', () => {
+describe('browser protection', () => {
   let doors: Doors;
   beforeAll(async () => {
     doors = await startDoors({ CORS_ORIGINS: `${shop},${other}`, HSTS_SECONDS: '31536000' });
   });
   afterAll(() => doors.stop());
 
-  describe.each(doorNames)('by the %s', (name) => {
+  describe.each(doorNames)('at the %s', (name) => {
     const api = () => new Api(doors.urls[name]);
 
-    it('keeps them from making of an answer what it is not', async () => {
+    it('sends security headers with API responses, errors and the documentation', async () => {
       for (const [path, policy, stored] of [
         ['/cache?key=x', "default-src 'none'; frame-ancestors 'none'", 'no-store'],
         ['/nothing', "default-src 'none'; frame-ancestors 'none'", 'no-store'],
@@ -53,14 +53,14 @@ describe('what is told to browsers', () => {
       }
     });
 
-    it('says so as well where it was no request', async () => {
+    it('sends a content security policy with the response to a malformed request', async () => {
       const connection = await Connection.open(doors.urls[name]);
       connection.write('nonsense\r\n\r\n');
       await connection.closedAfter(5_000);
       expect(connection.received).toMatch(/^HTTP\/1.1 400 .*content-security-policy: default-src 'none'/s);
     });
 
-    it('lets pages of the origins that are named read what they need, once', async () => {
+    it('lets the configured origins read responses, and exposes each header once', async () => {
       for (const origin of [shop, other]) {
         const headers = { origin, 'sec-fetch-site': 'cross-site' };
         const answers = [
@@ -87,7 +87,7 @@ describe('what is told to browsers', () => {
       [405, { line: 'PATCH /cache HTTP/1.1' }],
       [413, { line: 'PUT /cache HTTP/1.1', headers: [`Content-Length: ${10 * limits.bodyBytes}`] }],
       [431, { line: 'GET /cache HTTP/1.1', headers: Array.from({ length: limits.headers }, (_, at) => `X-${at}: x`) }],
-    ])('lets pages of theirs read why it is refused, and by what: %i', async (status, request) => {
+    ])('lets the configured origins read a refusal: %i', async (status, request) => {
       const headers = [
         ...('headers' in request ? request.headers : []),
         `Origin: ${shop}`,
@@ -98,7 +98,7 @@ describe('what is told to browsers', () => {
       expect(answer.headers.get('access-control-expose-headers')).toContain('Retry-After');
     });
 
-    it('answers what a page of theirs may send before it is asked who it is', async () => {
+    it('answers CORS preflights of the configured origins without authentication', async () => {
       for (const path of ['/cache', '/orders', '/orders/1/cancel', '/nothing', `/problems/${'x'.repeat(2_000)}`]) {
         const headers = {
           origin: shop,
@@ -121,7 +121,7 @@ describe('what is told to browsers', () => {
       `${shop}:443`,
       'null',
       'http://shop.example',
-    ])('says nothing to pages of %s, and does not let them in', async (origin) => {
+    ])('refuses requests and preflights from the origin %s', async (origin) => {
       const headers = { origin, 'sec-fetch-site': 'cross-site' };
       const answer = await api().send('GET', '/cache?key=x', { headers });
       refused(answer, '403 forbidden');
@@ -143,7 +143,7 @@ describe('what is told to browsers', () => {
       '192.168.0.1',
       'a@127.0.0.1',
       '',
-    ])('a page whose name has come to lead here is refused: %j', async (host) => {
+    ])('answers 421 for the Host header %j', async (host) => {
       const received = await askingFor(doors.urls[name], host);
       expect(received).toMatch(/^HTTP\/1.1 421 /);
       expect(bodyOf(received)).toMatchObject({
@@ -153,7 +153,7 @@ describe('what is told to browsers', () => {
     });
 
     it.each(['/metrics', '/health/ready', '/health/live', '/problems/invalid-request'])(
-      'such a page does not read %s either, which others may link to',
+      'answers 421 for %s under a foreign host, but serves it to cross-site links',
       async (path) => {
         for (const method of ['GET', 'HEAD'])
           expect(await askingFor(doors.urls[name], 'evil.example', `${method} ${path} HTTP/1.1`)).toMatch(
@@ -166,28 +166,28 @@ describe('what is told to browsers', () => {
     );
 
     it.each(['localhost', 'LOCALHOST:3000', '127.0.0.1', '127.8.9.1:80', '[::1]:3000'])(
-      'who asks for %s is on this machine',
+      'accepts the loopback host %s',
       async (host) => {
         expect(await askingFor(doors.urls[name], host)).toMatch(/^HTTP\/1.1 404 /);
       },
     );
   });
 
-  it('lets pages of theirs read that a service behind the gateway is away', async () => {
+  it('lets the configured origins read that a service behind the gateway is unavailable', async () => {
     const answer = await new Api(doors.urls.gateway).send('GET', '/orders', { headers: { origin: shop } });
     refused(answer, '503 unavailable');
     expect(answer.headers.get('access-control-allow-origin')).toBe(shop);
   });
 });
 
-describe('where no origin is named and there is no TLS in front', () => {
+describe('without CORS_ORIGINS and HSTS_SECONDS', () => {
   let doors: Doors;
   beforeAll(async () => {
     doors = await startDoors({ ADMIN_KEY: 'x'.repeat(40), SERVICE_SECRET: 'y'.repeat(40) });
   });
   afterAll(() => doors.stop());
 
-  it.each(doorNames)('the %s says nothing of either, and whoever has a key may ask for any host', async (name) => {
+  it.each(doorNames)('the %s sends no CORS or HSTS headers, and with ADMIN_KEY accepts any Host', async (name) => {
     const headers = { origin: shop, 'access-control-request-method': 'GET', authorization: `Bearer ${'x'.repeat(40)}` };
     for (const method of ['GET', 'OPTIONS']) {
       const answer = await new Api(doors.urls[name]).send(method, '/cache/stats', { headers });

@@ -1,7 +1,7 @@
 import { AppProcess } from '../support/app-process.js';
 import { servicePorts, startShape } from '../support/shapes.js';
 
-/** Everything that answers REST: the monolith, a service by itself, and a gateway before that service. */
+/** Every kind of process that serves REST: the monolith, a service, and a gateway in front of that service. */
 export interface Doors {
   urls: Record<DoorName, string>;
   log(): string;
@@ -11,7 +11,7 @@ export interface Doors {
 export const doorNames = ['monolith', 'gateway', 'service'] as const;
 type DoorName = (typeof doorNames)[number];
 
-/** @param more what each process finds in its environment */
+/** @param more environment variables of every process */
 export const startDoors = async (more: Record<string, string> = {}): Promise<Doors> => {
   const [service, messages, gateway] = await servicePorts(3);
   const nowhere = ['ORDER', 'INVENTORY', 'PAYMENT', 'SALES', 'WEBHOOKS'].map((it) => [

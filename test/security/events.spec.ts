@@ -16,7 +16,7 @@ const secret = 'known-to-all-services-and-to-nobody-else';
 
 const describeNats = await natsOrSkip(describe);
 
-describeNats('events that come by NATS', () => {
+describeNats('events over NATS', () => {
   let nats: NatsServer;
   let database: TestDatabase;
   let service: AppProcess;
@@ -38,7 +38,7 @@ describeNats('events that come by NATS', () => {
     await database?.stop();
   });
 
-  it('count for nothing where somebody else has published them, and keep none of the others from counting', async () => {
+  it('are ignored if forged, and do not keep genuine events from being applied', async () => {
     const made = await api.send<IssuedKey>('POST', '/keys', { ...bearer(admin), body: { name: 'x', scopes } });
     const shop = new As(api, ok(made, 201).key);
     const product_id = fresh('product');
@@ -60,7 +60,7 @@ describeNats('events that come by NATS', () => {
     const known = (await streams.getMessage('cleave-orders', { seq: 1 }))!;
     const signature = known.header.get('Cleave-Signature');
     expect(signature).not.toBe('');
-    // Whoever believed it would have come to the end of all numbers.
+    // A consumer that believed it would skip all later events.
     const sequence = `18000000000000000000-${'0'.repeat(19)}`;
     const forged = JSON.stringify({ ...known.json<object>(), id: randomUUID(), sequence });
     for (let part = 0; part < 8; part += 1)
@@ -82,7 +82,7 @@ describeNats('events that come by NATS', () => {
           new RegExp(`^events_consumer_refused_total\\{.*messaging_consumer_group_name="${consumer}.*\\} 16$`, 'm'),
         );
     });
-    // What it told a moment ago it may tell again for a second.
+    // The health report is cached for a second.
     await eventually(async () => {
       const health = ok(await api.get('/health/ready'));
       expect(health).toMatchObject({ status: 'degraded', details: { 'event-bus': { status: 'degraded' } } });

@@ -21,15 +21,15 @@ const shapes: [ShapeName, number][] = isLong
 const atOnce = 8;
 const answeredWithinMs = 10_000;
 const told = 10;
-/** What is refused as too much is not looked at: a run that is mostly that has tested nothing. */
+/** Requests refused as overload test nothing, so they must be few. */
 const refusedAtMost = 0.1;
-// For what hangs, on a slow machine as well.
+// Generous, for slow machines: this only catches hangs.
 jest.setTimeout(isLong ? 3_600_000 : 480_000);
 
-/** What any operation may answer, whether or not the document repeats it at each. */
+/** Statuses that any operation may answer, whether or not the document lists them. */
 const anywhere = new Set([400, 401, 403, 404, 405, 413, 415, 417, 429, 431]);
 
-describe.each(shapes)('%s, sent %i requests that are made up', (name, count) => {
+describe.each(shapes)('%s fuzzed with %i generated requests', (name, count) => {
   let world: World;
   let document: ApiDocument;
   beforeAll(async () => {
@@ -38,7 +38,7 @@ describe.each(shapes)('%s, sent %i requests that are made up', (name, count) => 
   });
   afterAll(() => world.stop());
 
-  it('answers each as the document says, in time, tells no secret and loses nothing', async () => {
+  it('answers as the OpenAPI document says and in time, leaks no secret and keeps all invariants', async () => {
     const random = randomOf(`fuzz ${name}`);
     const seen = new Seen(random);
     const requests = new Requests(random, new Values(random, document.components.schemas, seen), seen);
@@ -55,10 +55,10 @@ describe.each(shapes)('%s, sent %i requests that are made up', (name, count) => 
     const work = async (): Promise<void> => {
       while (left > 0 && wrong.length < told) {
         left -= 1;
-        // Each in turn, so that none is left out by chance.
+        // Round-robin, so that every operation is called.
         const operation = operations[left % operations.length]!;
         const request = requests.next(operation, operation.scope === 'operator' ? world.admin : key);
-        // Whoever sends the rest would be locked out, and could not tell what is wrong with it.
+        // The fuzzer must not revoke or rotate the key it uses.
         if (operation.template.startsWith('/keys') && request.path.includes(key_id)) continue;
         const answer = await sender.send(request);
         if (isOverload(answer)) tooMuch += 1;
@@ -77,10 +77,10 @@ describe.each(shapes)('%s, sent %i requests that are made up', (name, count) => 
     );
     expect(wrong).toEqual([]);
     expect(tooMuch).toBeLessThanOrEqual(count * refusedAtMost);
-    // What is refused at the door says nothing about what lies behind it: each has been let in as well.
+    // A request refused early does not test the operation, so every operation has to succeed at least once.
     const neverDone = operations.filter((it) => ![...statuses.get(it.name)!.keys()].some((status) => status < 300));
     const strange = neverDone.map((it) => it.name).filter((it) => !unreachable.has(it));
-    // By chance a few that need an order in the right state are not, where there are not many requests.
+    // In a short run, a few operations that need an order in a certain state may not succeed.
     if (count >= 30_000) expect(strange).toEqual([]);
     else expect(strange.length).toBeLessThan(8);
     expect(world.shape.services.filter((it) => !it.isRunning)).toEqual([]);
@@ -90,14 +90,14 @@ describe.each(shapes)('%s, sent %i requests that are made up', (name, count) => 
   });
 });
 
-/** Stripe is not configured, and nothing here leads to a letter that is dead. */
+/** Stripe is not configured, and nothing here produces a dead letter. */
 const unreachable = new Set([
   'POST /payments/webhooks/stripe',
   'POST /dead-letters/{id}/resolve',
   'POST /dead-letters/{id}/retry',
 ]);
 
-/** Something of everything, for what is asked later to be about. */
+/** Creates products, stock and orders for later requests to refer to. */
 const stockUp = async ({ api }: World, key: string, seen: Seen): Promise<void> => {
   for (const [product, price] of [
     ['demo-mug', 850],
@@ -126,12 +126,12 @@ const parsed = (text: string): unknown => {
   }
 };
 
-/** What is wrong with an answer. */
+/** What is wrong with an answer, if anything. */
 const faultOf = (request: FuzzedRequest, answer: FuzzedAnswer, secrets: string[]): string | undefined => {
   const { status, headers, text, failed } = answer;
   const { operation, method, body } = request;
   if (status === undefined) {
-    // Whoever is told that it is too much while they still send may lose the answer.
+    // If the server refuses an oversized body while we still send it, the answer may be lost.
     const mayBeCut = (body?.length ?? 0) > limits.bodyBytes && failed !== 'no answer in time';
     return mayBeCut ? undefined : `there is no answer: ${failed}`;
   }

@@ -16,12 +16,12 @@ const isLong = 'longFuzz' in globalThis;
 const count = isLong ? 10_000 : 1_500;
 const atOnce = 8;
 const answeredWithinMs = 10_000;
-/** Who follows is told something soon, or follows until it goes. */
+/** How long a stream is followed before it is cancelled. */
 const followedMs = 100;
 const told = 10;
-/** What is refused as too much is not looked at: a run that is mostly that has tested nothing. */
+/** Calls refused as overload test nothing, so they must be few. */
 const refusedAtMost = 0.1;
-// For what hangs, on a slow machine as well.
+// Generous, for slow machines: this only catches hangs.
 jest.setTimeout(isLong ? 3_600_000 : 480_000);
 
 const protos = fileURLToPath(new URL('../../libs/order/proto', import.meta.url));
@@ -30,12 +30,12 @@ const methods = Object.values(definitions['cleave.order.v1.Orders'] as ServiceDe
 const types = new Map(
   Object.entries(definitions).flatMap(([name, { type }]): [string, MessageType][] => {
     const message = type as MessageType | undefined;
-    // Within a package they are called by their own name alone.
+    // Within a package, messages refer to each other by the short name.
     return message?.field ? [name, message.name].map((it) => [it, message]) : [];
   }),
 );
 
-/** What the server alone has to answer for. */
+/** Codes that mean a fault of the server. */
 const ours = new Set(['INTERNAL', 'UNKNOWN', 'DEADLINE_EXCEEDED', 'DATA_LOSS', 'UNIMPLEMENTED']);
 
 const metadataValues = [
@@ -66,8 +66,8 @@ const metadataNames = [
 ];
 
 /**
- * Metadata of every kind: known and unknown, once and more often, text and bytes. Two of what HTTP has one of, such as
- * `authorization`, are not sent by grpc-js.
+ * Metadata of every kind: known and unknown, single and repeated, text and binary. grpc-js does not send repeated
+ * values for headers that HTTP allows once, such as `authorization`.
  */
 const metadataOf = (random: SeededRandom, key: string): NonNullable<CallOptions['metadata']> => {
   const metadata: Record<string, string | Buffer | (string | Buffer)[]> = { authorization: `Bearer ${key}` };
@@ -82,14 +82,14 @@ const metadataOf = (random: SeededRandom, key: string): NonNullable<CallOptions[
   return metadata;
 };
 
-describe(`over gRPC, ${count} calls that are made up of what the .proto describes`, () => {
+describe(`gRPC fuzzing with ${count} calls generated from the .proto`, () => {
   let world: World;
   beforeAll(async () => {
     world = await startWorld('monolith');
   });
   afterAll(() => world.stop());
 
-  it('are each answered in time, and not as if we had failed', async () => {
+  it('answers every call in time and never with an internal error', async () => {
     const random = randomOf('fuzz grpc');
     const seen = new Seen(random);
     const messages = [0, 0, 0.1, 0.5].map((wrong) => new WireMessages(random, types, seen, wrong));
@@ -112,7 +112,7 @@ describe(`over gRPC, ${count} calls that are made up of what the .proto describe
             : chance < 0.15 && name === 'PlaceOrder'
               ? usualOrder
               : random.pick(messages).of(requestType.type as MessageType);
-        // Of what is whole, some is cut off.
+        // Some messages are truncated.
         const raw = random.next() < 0.03 ? made.subarray(0, random.integer(0, made.length)) : made;
         const metadata = metadataOf(random, key);
         const sent = { raw, metadata, deadlineMs: answeredWithinMs };
@@ -134,7 +134,7 @@ describe(`over gRPC, ${count} calls that are made up of what the .proto describe
     process.stderr.write(`gRPC: ${tooMuch} of ${count} calls were refused because more came than can be answered\n`);
     expect(wrong).toEqual([]);
     expect(tooMuch).toBeLessThanOrEqual(count * refusedAtMost);
-    // Each has been let in, and refused for what it was sent.
+    // Every method was called, succeeded at least once and was refused for its input at least once.
     expect([...codes.keys()].toSorted()).toEqual(methods.map((it) => it.path.split('/').at(-1)!).toSorted());
     for (const of of codes.values())
       expect([...of]).toEqual(expect.arrayContaining(['OK', 'INVALID_ARGUMENT', 'UNAUTHENTICATED']));
@@ -145,10 +145,10 @@ describe(`over gRPC, ${count} calls that are made up of what the .proto describe
   });
 });
 
-/** As deep as the limit of a message lets it be, and where it is just about too deep. */
+/** Nesting up to the size limit of a message, and around the depth limit. */
 const deep = (random: SeededRandom, messages: WireMessages): Buffer => {
   const levels = random.pick([30, 31, 32, 33, 99, 100, 101, 1_000, 4_000]);
-  // Within `metadata` of PlaceOrder: a Value of a list of Values; elsewhere it is a field that is not known.
+  // In `metadata` of PlaceOrder: a Value of a list of Values; in other messages, an unknown field.
   return Buffer.concat([
     Buffer.from([0x0a, 0x03]),
     Buffer.from('c-1'),
@@ -156,7 +156,7 @@ const deep = (random: SeededRandom, messages: WireMessages): Buffer => {
   ]);
 };
 
-/** Something that it is told, or how it is refused, or nothing where nothing happens. */
+/** The first message of a stream, its refusal, or nothing if neither arrives in time. */
 const followed = async ({ grpc }: World, name: string, sent: CallOptions): Promise<Omit<Outcome, 'replayed'>> => {
   const stream = grpc.stream(name, {}, sent);
   try {
@@ -171,7 +171,7 @@ const followed = async ({ grpc }: World, name: string, sent: CallOptions): Promi
   }
 };
 
-/** As it should be: what is made up seldom is. */
+/** A valid order: generated ones seldom are. */
 const usualOrder = bytesOf('PlaceOrder', { customer_id: 'c-1', lines: [{ product_id: 'demo-mug', quantity: 1 }] });
 
 const stockUp = async ({ api, grpc }: World, key: string): Promise<void> => {
@@ -186,7 +186,7 @@ const stockUp = async ({ api, grpc }: World, key: string): Promise<void> => {
 const isOverload = ({ code, message }: Refusal): boolean =>
   code === 'UNAVAILABLE' && message.includes('The server is overloaded');
 
-/** What is wrong with a refusal. */
+/** What is wrong with a refusal, if anything. */
 const faultOf = (refusal: Refusal): string | undefined => {
   const { code, reason, message } = refusal;
   if (ours.has(code)) return `it failed with ${code}: ${message}`;

@@ -7,7 +7,7 @@ export const audience = 'cleave-api';
 
 type Pair = Awaited<ReturnType<typeof generateKeyPair>>;
 
-/** On an elliptic curve, or RSA as most issuers have it. */
+/** An elliptic curve, or RSA, which most issuers use. */
 type Algorithm = 'ES256' | 'RS256';
 
 interface SigningKey {
@@ -18,13 +18,13 @@ interface SigningKey {
   jwk: JWK;
 }
 
-/** A little OpenID Connect issuer: its configuration, its keys, and tokens signed with the newest of them. */
+/** A minimal OpenID Connect issuer: discovery document, JWKS, and tokens signed with the newest key. */
 export class Issuer {
-  /** Takes what it is asked, and does not answer. */
+  /** Accepts requests but does not answer. */
   hangs = false;
-  /** How often it was asked for anything. */
+  /** The number of requests received. */
   asked = 0;
-  /** Where it says that its keys are. */
+  /** Overrides the `jwks_uri` of the discovery document. */
   keysAt: string | undefined;
 
   private constructor(
@@ -53,7 +53,7 @@ export class Issuer {
     return issuer;
   }
 
-  /** Signs with another key from now on; those before stay published. */
+  /** Signs with a new key from now on; the previous keys stay published. */
   async addKey(alg: Algorithm = 'ES256'): Promise<void> {
     const { privateKey, publicKey } = await generateKeyPair(alg, { extractable: true });
     const id = `key-${this.keys.length + 1}`;
@@ -66,17 +66,17 @@ export class Issuer {
     });
   }
 
-  /** Publishes its first key no more. */
+  /** Stops publishing the oldest key. */
   withdrawKey(): void {
     this.keys.shift();
   }
 
-  /** Its present key, as everybody can read it. */
+  /** The current public key, in PEM. */
   publicKeyText(): Promise<string> {
     return exportSPKI(this.keys.at(-1)!.publicKey);
   }
 
-  /** A token of this issuer for this API, for ten minutes, unless the claims say something else. */
+  /** A token of this issuer for this API, valid for ten minutes unless `claims` say otherwise. */
   token({ tenant, scope, ...claims }: { tenant?: string; scope?: string } & JWTPayload): Promise<string> {
     const now = Math.floor(Date.now() / 1_000);
     const usual = { iss: this.url, aud: audience, sub: 'someone', iat: now, exp: now + 600 };

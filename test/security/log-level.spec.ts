@@ -18,11 +18,11 @@ interface Changed {
   not_told?: { address: string; why: string }[];
 }
 
-describe('the log of a service behind the gateway', () => {
+describe('the log level of a service behind the gateway', () => {
   let shape: Shape;
   let api: Api;
   let operator: As;
-  /** Of the two instances of the cache. */
+  /** The two instances of the cache. */
   let addresses: string[];
 
   beforeAll(async () => {
@@ -67,7 +67,7 @@ describe('the log of a service behind the gateway', () => {
       ([, level, before]) => `${before} to ${level}`,
     );
 
-  it('has another level in all its instances at once, and the gateway keeps its own', async () => {
+  it('changes in all instances of the service at once, and not in the gateway', async () => {
     const { told, ...rest } = ok(await change({ level: 'debug', service: 'cache' }));
     expect(rest).toEqual({ level: 'debug', not_told: [] });
     expect(told?.toSorted()).toEqual(addresses.toSorted());
@@ -81,7 +81,7 @@ describe('the log of a service behind the gateway', () => {
     expect(levelsSaid('gateway')).toEqual(['info to debug', 'debug to info']);
   });
 
-  it('is told of each of its instances', async () => {
+  it('is reported for each instance', async () => {
     ok(await change({ level: 'debug', service: 'cache' }));
     const { instances, ...rest } = ok(await levels('?service=cache'));
     expect(rest).toEqual({});
@@ -95,7 +95,7 @@ describe('the log of a service behind the gateway', () => {
     refused(await api.send('GET', `${path}?service=cache`), '401 unauthenticated');
   });
 
-  it('goes back by itself where that is asked for', async () => {
+  it('is set back after for_ms', async () => {
     ok(await change({ level: 'trace', for_ms: 1, service: 'cache' }));
     await setTimeout(500);
     ok(await change({ level: 'info', service: 'cache' }));
@@ -103,12 +103,12 @@ describe('the log of a service behind the gateway', () => {
       await eventually(async () => expect(levelsSaid(name).slice(-2)).toEqual(['info to trace', 'info to info']));
   });
 
-  it('is nobody else’s to choose, and whoever does it is written down', async () => {
+  it('is changed only by the operator through the gateway; changes and forbidden attempts are audited', async () => {
     const body = { level: 'debug', service: 'cache' };
     refused(await api.send('PUT', path, { body }), '401 unauthenticated');
     const { key } = ok(await operator.send<IssuedKey>('POST', '/keys', { body: { name: 'of a test', scopes } }), 201);
     refused(await api.send('PUT', path, { ...bearer(key), body }), '403 forbidden');
-    // Whoever comes past the gateway, with whatever.
+    // Requests that bypass the gateway, even with the ADMIN_KEY.
     for (const address of addresses)
       refused(await new As(new Api(`http://${address}`), admin).send('PUT', path, { body }), '401 unauthenticated');
     const { data } = ok(
@@ -125,13 +125,13 @@ describe('the log of a service behind the gateway', () => {
     expect(entries.at(-1)).toMatchObject({ is_operator: false, status: 403 });
   });
 
-  it('is refused for a service that there is not, with those that there are', async () => {
+  it('is refused for an unknown service, and the error lists the known ones', async () => {
     const { detail } = refused(await change({ level: 'debug', service: 'caches' }), '400 invalid-request', ['service']);
     for (const name of ['order', 'inventory', 'cache', 'payment', 'sales', 'webhooks']) expect(detail).toContain(name);
     refused(await change({ level: 'loud', service: 'cache' }), '400 invalid-request', ['level']);
   });
 
-  it('is told of the instances that are reached, and names the others', async () => {
+  it('is changed in the reachable instances, and the response names the unreachable ones', async () => {
     await shape.service('cache-2').kill('SIGKILL');
     const { told, not_told } = ok(await change({ level: 'info', service: 'cache' }));
     expect(told).toEqual([addresses[0]]);

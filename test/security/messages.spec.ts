@@ -8,7 +8,7 @@ import { servicePorts } from '../support/shapes.js';
 
 const secret = 'known-to-all-services-and-to-nobody-else';
 
-describe('a service that is asked by message', () => {
+describe('a service that receives messages', () => {
   let service: AppProcess;
   let at: string;
   const closed: (() => Promise<void>)[] = [];
@@ -35,7 +35,7 @@ describe('a service that is asked by message', () => {
     );
   };
 
-  it('answers those who have the secret, and gives nothing to anybody else', async () => {
+  it('answers callers that sign with its SERVICE_SECRET and refuses all others', async () => {
     expect(await asking(secret)).toBe('answered');
     expect(await asking(undefined)).toMatch(/^internal: cache.get .* is not signed; set the same SERVICE_SECRET/);
     expect(await asking(`${secret}.`)).toMatch(/^internal: cache.get .* is signed with another secret/);

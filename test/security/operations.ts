@@ -18,9 +18,9 @@ export interface Operation {
   operationId: string;
   name: string;
   method: string;
-  /** `/orders/{id}`. */
+  /** Such as `/orders/{id}`. */
   template: string;
-  /** What a caller must be allowed to do; undefined where everybody is. */
+  /** The scope that the operation requires; undefined if it is open. */
   scope: string | undefined;
   /** The example of its body, if it takes one. */
   body: unknown;
@@ -28,7 +28,7 @@ export interface Operation {
   query: string;
 }
 
-/** What everybody may ask: what says that it may is here again, so that nothing is opened by a slip. */
+/** The open operations. They are repeated here so that none is opened by mistake. */
 export const openOperations = [
   'GET /health/live',
   'GET /health/ready',
@@ -37,7 +37,7 @@ export const openOperations = [
   'GET /problems/{code}',
 ];
 
-/** What changes something and is not written down: it happens all day. */
+/** Changes that are too frequent to be audited. */
 export const everydayOperations = [
   ...[
     'POST /orders',
@@ -74,7 +74,7 @@ const operationOf = (template: string, method: string, described: Described): Op
   };
 };
 
-/** All scopes but the one. */
+/** All scopes except one. */
 export const allBut = (scope: string): string[] => scopes.filter((it) => it !== scope);
 
 export const pathOf = ({ template, query }: Operation, ids: (name: string) => string): string =>

@@ -16,11 +16,11 @@ const secrets = {
   STRIPE_WEBHOOK_SECRET: 'whsec_dGhhdG5vYm9keW1heWV2ZXJyZWFk',
 };
 
-describe('what a process says, at its most talkative', () => {
+describe('the output of a process at log level trace', () => {
   let database: TestDatabase;
   let process: AppProcess;
   let api: Api;
-  /** What may be read nowhere but in the one answer that it was given in. */
+  /** Secrets, each of which may appear only in the response that issued it. */
   const hidden: string[] = [...Object.values(secrets)];
   const said: string[] = [];
   beforeAll(async () => {
@@ -43,14 +43,14 @@ describe('what a process says, at its most talkative', () => {
     await database?.stop();
   });
 
-  /** Keeps what is answered, to be searched. */
+  /** Sends a request and keeps the response, to be searched for secrets. */
   const asked = async (method: string, path: string, sent: Parameters<Api['send']>[2] = {}): Promise<Answer> => {
     const answer = await api.send(method, path, sent);
     said.push(JSON.stringify([...answer.headers]), answer.text);
     return answer;
   };
 
-  it('has no secret in it', async () => {
+  it('contains no secret, in the log or in responses', async () => {
     const admin = bearer(secrets.ADMIN_KEY);
     const issued = ok(await api.send<IssuedKey>('POST', '/keys', { ...admin, body: { name: 'till', scopes } }), 201);
     const key = bearer(issued.key);
@@ -75,13 +75,13 @@ describe('what a process says, at its most talkative', () => {
     await asked('PUT', '/products/mug', product);
     await asked('PUT', '/stock/mug', { ...key, body: { on_hand: 5 } });
     const order = { customer_id: 'c', product_id: 'mug', quantity: 1 };
-    // Stripe cannot be reached, which is logged.
+    // Stripe is unreachable, which is logged.
     const paid = { ...order, payment: { method: 'stripe', token: 'pm_card_visa' } };
     for (const body of [order, paid, { ...order, quantity: 'x' }]) await asked('POST', '/orders', { ...key, body });
     const signed = { 'stripe-signature': `t=1,v1=${secrets.STRIPE_WEBHOOK_SECRET}` };
     await asked('POST', '/payments/webhooks/stripe', { headers: signed, body: {} });
 
-    // What is wrong with a credential is not told by the credential.
+    // A refusal must not repeat the credential.
     for (const wrong of [`${secrets.ADMIN_KEY}x`, `${issued.key}0`, `Bearer ${issued.key}`])
       await asked('GET', '/orders', bearer(wrong));
     const leaked = encodeURIComponent(issued.key);
@@ -99,7 +99,7 @@ describe('what a process says, at its most talkative', () => {
     ])
       await asked('GET', open);
 
-    // A database that is gone is told of with its address.
+    // The error of an unreachable database may contain its address.
     await database.stop();
     for (const it of ['/health/ready', '/orders', '/keys', '/products/mug']) await asked('GET', it, key);
     expect(process.log).not.toContain('hook-password');
@@ -107,13 +107,13 @@ describe('what a process says, at its most talkative', () => {
       expect(process.log).not.toContain(secret);
       for (const text of said) expect(text).not.toContain(secret);
     }
-    // That much is said at all.
+    // Requests are logged at all.
     expect(process.log).toContain('"route":"/orders"');
   });
 });
 
-describe.each(['json', 'text'])('the log in %s', (format) => {
-  it('cannot be told to begin a line, nor to move a cursor', async () => {
+describe.each(['json', 'text'])('the log in %s format', (format) => {
+  it('cannot be forged by input: no injected lines or control characters', async () => {
     const [port, messages] = await servicePorts(2);
     const process = new AppProcess('cache', {
       ...{ PORT: String(port), CACHE_LISTEN: `tcp://127.0.0.1:${messages}` },

@@ -21,7 +21,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
   ['split-tcp', []],
   ['split-redis', ['redis', 'nats']],
   ['split-nats', ['nats']],
-])('what is personal in %s', (name, brokers) => {
+])('personal data in %s', (name, brokers) => {
   const marker = fresh('Quagga');
   const contact = { name: `${marker} name`, email: `${marker}@example.com`, phone: `${marker} phone` };
   const shipping_address = {
@@ -29,7 +29,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     ...{ city: `${marker}ville`, region: `${marker}shire`, postal_code: `${marker} 1`, country: 'GB' },
   };
   const personal = { contact, shipping_address };
-  /** The marker as it would stand in texts, bytes and base64, wherever it began there. */
+  /** The marker in plain text, hex and base64 at every offset. */
   const spellings = [
     ...[marker, marker.toLowerCase(), Buffer.from(marker).toString('hex')],
     ...[0, 1, 2].map((shift) =>
@@ -90,7 +90,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     await collector?.stop();
   });
 
-  /** What everybody hears who follows the events. */
+  /** Follows the public event stream. */
   const followed = async (url: string): Promise<typeof events> => {
     const abort = new AbortController();
     const { body } = await fetch(url, { headers: { accept: 'text/event-stream' }, signal: abort.signal });
@@ -101,7 +101,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     return heard;
   };
 
-  it('is told by the order and by the export, to those who may read it', async () => {
+  it('is returned with the order and in the export', async () => {
     expect(await inFull(order.order_id)).toMatchObject({ personal: 'kept', ...personal });
     const { data } = ok(await api.get<Exported>(`/customers/${customer_id}/export`));
     expect(data).toMatchObject([
@@ -110,7 +110,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     expect(data[0]!.history.map((it) => it.type)).toContain('refunded');
   });
 
-  it('is not repeated by any refusal', async () => {
+  it('is not repeated by refusals', async () => {
     const line = { customer_id, product_id, quantity: 1 };
     const wrong: unknown[] = [
       { contact: marker },
@@ -166,7 +166,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     expect(JSON.stringify(await grpc.refused('PlaceOrder', message))).not.toContain(marker);
   });
 
-  it('is told neither by the log nor by the answer when the database fails', async () => {
+  it('is neither logged nor returned when the database fails', async () => {
     const url = (await shape.databaseUrls()).order;
     const failing = async (): Promise<void> => {
       const body = { customer_id: fresh('c'), product_id, quantity: 1, ...personal };
@@ -177,19 +177,19 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
       const message = { customer_id, lines: [{ product_id, quantity: 1 }], contact, shipping_address };
       expect(JSON.stringify(await grpc.refused('PlaceOrder', message))).not.toContain(marker);
     };
-    // Postgres says of such a failure which row it was.
+    // Postgres puts the failing row into the details of such an error.
     for (const table of ['orders.orders', 'orders.customer_keys']) {
       await query(url, `ALTER TABLE ${table} ADD CONSTRAINT ${refusal} CHECK (false) NOT VALID`);
       await failing();
       await query(url, `ALTER TABLE ${table} DROP CONSTRAINT ${refusal}`);
     }
-    // Nobody is connected any more, nor can be.
+    // The database refuses connections, and open ones are terminated.
     const { pathname, href } = new URL(url);
     const database = pathname.slice(1);
     const elsewhere = new URL('/postgres', href).href;
     await query(elsewhere, `ALTER DATABASE ${database} ALLOW_CONNECTIONS false`);
     await query(elsewhere, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, [database]);
-    // Until somebody has tried to connect: the first ones may meet connections that were ended.
+    // The first requests may meet terminated connections, so repeat until one has tried to connect.
     await eventually(async () => {
       await failing();
       expect(shape.log()).toContain('is not currently accepting connections');
@@ -203,7 +203,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     expect(shape.log()).not.toContain(marker);
   });
 
-  it('is in no table, in whatever encoding', async () => {
+  it('is stored in no table, in any encoding', async () => {
     const urls = new Set(Object.values(await shape.databaseUrls()));
     const rows: string[] = [];
     for (const url of urls) {
@@ -220,7 +220,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     expect(dump).toContain(customer_id);
     for (const text of spellings) expect(dump).not.toContain(text);
 
-    // Nor is what webhooks are signed with.
+    // Nor are webhook secrets.
     const { data } = ok(await api.get<{ data: { endpoint_id: string }[] }>('/webhook-endpoints'));
     expect(data.length).toBeGreaterThan(0);
     for (const { endpoint_id } of data) {
@@ -231,9 +231,9 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
   });
 
   for (const broker of brokers)
-    it(`goes not through ${broker} and does not lie there, in whatever encoding`, async () => {
+    it(`does not pass through ${broker} and is not stored there, in any encoding`, async () => {
       const { told, kept } = overheard.find((it) => it.broker === broker)!;
-      // Of the cache, what lies there; requests do not for long.
+      // The cache is checked for stored values, as requests do not stay in Redis for long.
       ok(await api.send('PUT', '/cache', { body: { key: product_id, value: order.order_id } }));
       for (const [what, text] of [
         ['told', told()],
@@ -273,7 +273,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     }
   });
 
-  it('is gone for ever with the customer, while totals, history and the log of who did it stay', async () => {
+  it('is erased with the customer, while the order, its total and the audit entries stay', async () => {
     const other = await api.placed({ customer_id: fresh('c'), product_id, quantity: 1, ...personal });
     const before = ok(await api.get<Order>(`/orders/${order.order_id}`));
     const path = `/customers/${customer_id}`;
@@ -316,7 +316,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     ]);
   });
 
-  it('outlives the process that has encrypted it', async () => {
+  it('can be decrypted after a restart of the process that encrypted it', async () => {
     const { order_id } = await api.placed({ customer_id: fresh('c'), product_id, quantity: 1, ...personal });
     const service = shape.service(name === 'monolith' ? 'monolith' : 'order');
     await service.kill('SIGKILL');
@@ -324,7 +324,7 @@ describe.each<[ShapeName, (keyof Brokers)[]]>([
     await eventually(async () => expect((await inFull(order_id)).contact).toEqual(contact));
   });
 
-  it('is kept for each order or erased, however orders and erasures meet', async () => {
+  it('is either kept or erased for each order when orders race with erasures', async () => {
     const whom = fresh('c');
     const placed: string[] = [];
     let running = true;

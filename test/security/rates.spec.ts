@@ -13,13 +13,13 @@ import { bearer } from './world.js';
 const secret = 'a-secret-of-32-characters-or-more';
 const itWithRedis = await redisOrSkip(it);
 
-describe('a key whose requests are limited', () => {
+describe('a rate limit', () => {
   const started: AppProcess[] = [];
   afterEach(async () => {
     await Promise.all(started.splice(0).map((it) => it.stop()));
   });
 
-  it('is told how many more it may send, and when to come back', async () => {
+  it('tells the key how many requests remain and when to retry', async () => {
     const [port, messages] = await servicePorts(2);
     const process = new AppProcess('cache', {
       ...{ PORT: String(port), CACHE_LISTEN: `tcp://127.0.0.1:${messages}` },
@@ -39,12 +39,12 @@ describe('a key whose requests are limited', () => {
     const answer = await ask();
     refused(answer, '429 too-many-requests');
     expect(Number(answer.headers.get('retry-after'))).toBeGreaterThan(3_500);
-    // Who is not let in at all uses nothing up, and what is open stays so.
+    // Unauthenticated requests do not count, and open operations are not limited.
     refused(await api.send('GET', '/cache/stats', bearer('x'.repeat(32))), '401 unauthenticated');
     expect((await api.get('/health/live')).status).toBe(200);
   });
 
-  it('uses it up over gRPC as well with what it is not allowed, and not who is unknown', async () => {
+  it('counts gRPC calls refused with PERMISSION_DENIED, but not unauthenticated ones', async () => {
     const database = await testDatabase();
     const [port, grpcPort, messages, ...others] = await servicePorts(5);
     const process = new AppProcess('order', {
@@ -81,7 +81,7 @@ describe('a key whose requests are limited', () => {
     }
   });
 
-  itWithRedis('may send no more over two processes than over one, where they count together', async () => {
+  itWithRedis('is shared by two processes that count in Redis', async () => {
     const [redis, issuer] = [await startRedis(), await Issuer.start()];
     const counts = createClient({ url: redis.url });
     try {
@@ -100,14 +100,15 @@ describe('a key whose requests are limited', () => {
       await Promise.all(apis.map((it, at) => started[at]!.untilReady(`${it.baseUrl}/health/ready`)));
       const tokenOf = (sub: string) => issuer.token({ tenant: 'default', scope: 'cache:read', sub });
       const ask = async (api: Api, token: string) => (await api.send('GET', '/cache?key=none', bearer(token))).status;
-      // Until it is connected each counts by itself.
+      // Each process counts alone until it is connected.
       for (const api of apis)
         await eventually(async () => {
           const somebody = fresh('somebody');
           await ask(api, await tokenOf(somebody));
           expect(await counts.keys(`*${somebody}*`)).toHaveLength(1);
         });
-      // The same while Redis is not heard in time, as may be on a machine that is busy; whoever is asked next is counted anew.
+      // A process also counts alone if Redis does not answer in time, as on a busy machine; each attempt uses a new
+      // caller.
       await eventually(async () => {
         const token = await tokenOf(fresh('till'));
         const statuses = await Promise.all(Array.from({ length: 40 }, (_, at) => ask(apis[at % 2]!, token)));
@@ -122,7 +123,7 @@ describe('a key whose requests are limited', () => {
     }
   });
 
-  it('cannot be limited by what is no rate', async () => {
+  it('fails the start if it is not a valid rate', async () => {
     const process = new AppProcess('cache', { PORT: '0', RATE_LIMIT: '0/minute' });
     started.push(process);
     process.spawn();

@@ -10,7 +10,7 @@ interface Found {
   pattern: RegExp;
 }
 
-/** Every regular expression that is written down in what runs. */
+/** Every regular expression literal in the code of the processes. */
 const found: Found[] = globSync('{libs,apps}/*/src/**/*.ts')
   .filter((file) => !file.startsWith('libs/testing/'))
   .flatMap((file) => {
@@ -28,14 +28,14 @@ const found: Found[] = globSync('{libs,apps}/*/src/**/*.ts')
     return patterns;
   });
 
-/** Growing, so that what doubles with each character is found before it takes for ever. */
+/** Increasing, so that exponential patterns are found on short texts already. */
 const lengths = [26, 256, 1_024, 4_096, 65_536];
-/** Of one that looks at each character a few times. What grows with the square takes seconds at the last length. */
+/** For a pattern that looks at each character a few times. A quadratic one takes seconds at the greatest length. */
 const withinMs = 150;
 
-/** Texts that fit the pattern, as far as such can be made of it. */
+/** Texts that match the pattern, if fast-check can generate them. */
 const fittingTexts = (pattern: RegExp, seed: number): string[] => {
-  // Ends of words cannot be made, but come by themselves where it begins.
+  // fast-check cannot generate word boundaries; the start of the text is one anyway.
   const source = `^(?:${pattern.source.replaceAll(String.raw`\b`, '')})`;
   try {
     return fc.sample(fc.stringMatching(new RegExp(source, pattern.flags.replaceAll(/[giyd]/g, ''))), {
@@ -43,15 +43,15 @@ const fittingTexts = (pattern: RegExp, seed: number): string[] => {
       seed,
     });
   } catch {
-    // It has parts that none can be made of; what is written in it has to do.
+    // fast-check does not support some part of the pattern; characters of its source are used instead.
     return [];
   }
 };
 
-/** A long text is `begin`, then `part` again and again, then an `end`. */
+/** A long text is `begin`, then `part` repeated, then an end. */
 type Attack = { begin: string; part: string };
 
-/** What long texts are made of that nearly fit: a part of one that does, after what comes before it. */
+/** Long texts that almost match: a repeated part of a matching text, after the part before it. */
 const attacks = (pattern: RegExp, random: SeededRandom): Attack[] => {
   const written = pattern.source.replaceAll(/\\[dws]/g, (it) => ({ '\\d': '0', '\\w': 'a', '\\s': ' ' })[it]!);
   const characters = [...new Set(`${written}a0 "\\.,:/=-_@%\n\t`.split(''))];
@@ -63,7 +63,7 @@ const attacks = (pattern: RegExp, random: SeededRandom): Attack[] => {
       return { begin: text.slice(0, to), part: text.slice(from, to) };
     }),
   );
-  // A beginning that fits, and what keeps it from going on so: once and for all, or time after time.
+  // A matching beginning, followed or interleaved with characters that prevent the match.
   const ofBeginnings = fitting.slice(0, 6).flatMap((text) => {
     const begin = text.slice(0, random.integer(1, text.length));
     return [...new Set(written)].flatMap((it) => [
@@ -83,21 +83,21 @@ const msOf = (pattern: RegExp, text: string): number => {
   return performance.now() - startedAt;
 };
 
-/** A text over which it takes too long, if there is one. */
+/** A text on which the pattern is too slow, if there is one. */
 const slowest = (pattern: RegExp, random: SeededRandom): string | undefined => {
   for (const { begin, part } of attacks(pattern, random))
     for (const length of lengths)
       for (const end of ['', '\u0000', '!']) {
         const text = begin + part.repeat(Math.ceil(length / part.length)).slice(0, length) + end;
-        // Once more, because another process may have been at it.
+        // Measured twice, because another process may have used the CPU.
         if (msOf(pattern, text) >= withinMs && msOf(pattern, text) >= withinMs)
           return `${JSON.stringify(text.slice(0, 40))}…${JSON.stringify(end)}, ${length} long`;
       }
   return undefined;
 };
 
-describe('a regular expression', () => {
-  it('takes its time by the length of the text, whatever the text is', () => {
+describe('regular expressions', () => {
+  it('take time linear in the length of the text', () => {
     const random = randomOf('regular expressions');
     expect(found.length).toBeGreaterThan(50);
     const slow = found.flatMap(({ where, pattern }) => {
@@ -115,7 +115,7 @@ describe('a regular expression', () => {
     /^(?:\d+,?)+$/,
     /^(?:[a-z]|[a-y])*$/,
     /x.*y.*z$/,
-  ])('would be found here if it did not: %s', (bad) => {
+  ])('are found to be slow here: %s', (bad) => {
     expect(slowest(bad, randomOf('bad ones'))).toBeDefined();
   });
 });

@@ -19,7 +19,7 @@ const next = {
   admin: 'the-admin-key-that-is-to-take-its-place-then',
   secret: 'the secret that is to take its place then',
 };
-/** As docs/operations.md says: each is rolled out everywhere before the next one. */
+/** As docs/operations.md says: each stage is rolled out everywhere before the next one. */
 const stages = [[old], [old, next], [next, old], [next]];
 
 let database: TestDatabase;
@@ -35,7 +35,7 @@ afterAll(async () => {
   await database.stop();
 });
 
-/** What is late because the machine is busy is asked again, as the refusal says that it may be. */
+/** Retries calls that exceed their deadline on a busy machine. */
 const patiently = async <Result>(ask: () => Promise<Result>, attempts = 20): Promise<Result> => {
   try {
     return await ask();
@@ -45,7 +45,7 @@ const patiently = async <Result>(ask: () => Promise<Result>, attempts = 20): Pro
   }
 };
 
-it('of the secrets takes place while two gateways and two services are rolled, without a failed request', async () => {
+it('secrets are rotated by rolling restarts of two gateways and two services, without a failed request', async () => {
   const [gateways, caches, messages] = [ports.slice(0, 2), ports.slice(2, 4), ports.slice(4, 6)];
   const places = caches.map((port) => `http://127.0.0.1:${port}`).join();
   const urls = Object.fromEntries(
@@ -72,7 +72,7 @@ it('of the secrets takes place while two gateways and two services are rolled, w
 
   await Promise.all(caches.map((port) => start('cache', port, stages[0]!)));
   await Promise.all(gateways.map((port) => start('gateway', port, stages[0]!)));
-  // What stands in front of the gateways, and knows which of them is about to stop.
+  // The gateways that a load balancer would use: it skips the one about to stop.
   let behind = gateways.map((port) => new Api(`http://127.0.0.1:${port}`));
   let [admin, asking] = [old.admin, [await askedBy(stages[0]!)]];
   const made = { name: 'x', scopes };
@@ -101,7 +101,7 @@ it('of the secrets takes place while two gateways and two services are rolled, w
   ];
   try {
     for (const stage of stages.slice(1)) {
-      // Services that ask are rolled as well: those before and those after are there at the same time.
+      // Callers are rolled as well: old and new ones run at the same time.
       asking = [asking.at(-1)!, await askedBy(stage)];
       for (const at of [0, 1]) {
         behind = [new Api(`http://127.0.0.1:${gateways[1 - at]}`)];

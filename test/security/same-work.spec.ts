@@ -9,7 +9,7 @@ import { As, startWorld, type World } from './world.js';
 
 type Ids = Record<'order' | 'product' | 'endpoint', string>;
 
-/** How a thing is asked for, and the statement that looks for it. */
+/** Requests, and the statement that looks up what they ask for. */
 const asked: [method: string, path: (ids: Ids) => string, statement: string][] = [
   ['GET', ({ order }) => `/orders/${order}`, 'order-kept'],
   ['GET', ({ order }) => `/orders/${order}/history`, 'order-history-page'],
@@ -21,8 +21,8 @@ const asked: [method: string, path: (ids: Ids) => string, statement: string][] =
 
 const nowhere = (): Ids => ({ order: randomUUID(), product: fresh('product'), endpoint: randomUUID() });
 
-/** Times differ by themselves, and would be told apart over many requests: what is done is compared instead. */
-describe.each(['monolith', 'split-tcp'] as const)('what another tenant has, in %s,', (name) => {
+/** Timing side channels are checked by comparing the work, as time itself is too noisy to measure. */
+describe.each(['monolith', 'split-tcp'] as const)('what belongs to another tenant, in %s,', (name) => {
   let collector: Collector;
   let world: World;
   let owner: As;
@@ -35,7 +35,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what another tenant has, in %
       OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
       OTEL_TRACES_SAMPLER: 'parentbased_always_off',
     });
-    // No statement finds out whose tokens they are.
+    // Tokens, because authenticating them takes no statement.
     const ofTenant = async (): Promise<As> =>
       new As(world.api, await world.issuer.token({ tenant: fresh('t').toLowerCase(), scope: scopes.join(' ') }));
     [owner, other] = [await ofTenant(), await ofTenant()];
@@ -58,7 +58,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what another tenant has, in %
     await collector?.stop();
   });
 
-  /** @returns its trace */
+  /** @returns the id of its trace */
   const traced = async (by: As, method: string, path: string, status = 404): Promise<string> => {
     const traceId = randomBytes(16).toString('hex');
     const headers = { traceparent: `00-${traceId}-${randomBytes(8).toString('hex')}-01` };
@@ -72,7 +72,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what another tenant has, in %
       .map((it) => `${it.service} ${it.name}`)
       .toSorted();
 
-  /** Each process sends its spans in the order of their ends: those of requests that come later are the last to arrive. */
+  /** Each process exports its spans in the order they end, so once those of later requests have arrived, all have. */
   const arrived = async (): Promise<void> => {
     const { order, product, endpoint } = theirs;
     const later: string[] = [];
@@ -85,8 +85,8 @@ describe.each(['monolith', 'split-tcp'] as const)('what another tenant has, in %
     });
   };
 
-  it('is looked for with the same work as what is nowhere', async () => {
-    // What a busy machine breaks off or sends again differs once; what is written to differ does so each time.
+  it('is looked up with the same work as what does not exist', async () => {
+    // A retry on a busy machine may make one attempt differ; a real difference shows in every attempt.
     await eventually(async () => {
       const pairs: [string, string, string, string][] = [];
       for (const [method, path, statement] of asked) {

@@ -7,11 +7,11 @@ import { doorNames, startDoors, type Doors } from './doors.js';
 
 const headersMs = 1_000;
 const requestMs = 2_000;
-/** It is looked for twice a second, on a machine that is busy. */
+/** Node checks for timeouts twice a second, and the machine may be busy. */
 const slackMs = 3_000;
 const many = 60;
 
-describe('those who are slow', () => {
+describe('slow clients', () => {
   let doors: Doors;
   beforeAll(async () => {
     doors = await startDoors({ HTTP_HEADERS_MS: String(headersMs), HTTP_REQUEST_MS: String(requestMs) });
@@ -21,7 +21,7 @@ describe('those who are slow', () => {
   const heads = (url: string) =>
     `PUT /cache HTTP/1.1\r\nHost: ${new URL(url).host}\r\nContent-Type: application/json\r\n`;
 
-  /** How long somebody else waits, in the median: asks again and again until it is over. */
+  /** The median latency of another client, which sends requests until `over` resolves. */
   const waitOfOthers = async (url: string, over: Promise<unknown>): Promise<number> => {
     let isOver = false;
     void over.then(() => (isOver = true));
@@ -38,26 +38,21 @@ describe('those who are slow', () => {
 
   describe.each(doorNames)('at the %s', (name) => {
     it.each<[what: string, head: (url: string) => string, dripped: string, limitMs: number]>([
-      ['never say anything', () => '', '', headersMs],
+      ['send nothing', () => '', '', headersMs],
+      ['never finish the headers', () => 'GET /cache?key=k HTTP/1.1\r\n', 'X-Slow: '.padEnd(1_000, 'a'), headersMs],
       [
-        'never come to the end of a header',
-        () => 'GET /cache?key=k HTTP/1.1\r\n',
-        'X-Slow: '.padEnd(1_000, 'a'),
-        headersMs,
-      ],
-      [
-        'never come to the end of a body',
+        'never finish the body',
         (url) => `${heads(url)}Content-Length: 2000\r\n\r\n`,
         '{"key":"'.padEnd(1_000, 'a'),
         requestMs,
       ],
       [
-        'send ever more chunks',
+        'send chunks without end',
         (url) => `${heads(url)}Transfer-Encoding: chunked\r\n\r\n`,
         '1\r\n \r\n'.repeat(200),
         requestMs,
       ],
-    ])('who %s are cut off, while others are answered at once', async (_what, head, dripped, limitMs) => {
+    ])('that %s are disconnected, while others are served', async (_what, head, dripped, limitMs) => {
       const url = doors.urls[name];
       const slow = await Promise.all(Array.from({ length: many }, () => Connection.open(url)));
       for (const it of slow) {
@@ -67,11 +62,11 @@ describe('those who are slow', () => {
       const ends = Promise.all(slow.map((it) => it.closedAfter(limitMs + slackMs)));
       expect(await waitOfOthers(url, ends)).toBeLessThan(1_000);
       for (const ms of await ends) expect(ms).toBeGreaterThan(limitMs - 100);
-      // Who still sends may not hear why.
+      // A client that is still sending may not receive the response.
       for (const it of slow) expect([[], [408]]).toContainEqual(statusesIn(it.received));
     });
 
-    it('who send a request in time, bit by bit, are answered', async () => {
+    it('that send a request within the time limit are answered', async () => {
       const url = doors.urls[name];
       const connection = await Connection.open(url);
       await connection.drip(`GET /cache?key=slow HTTP/1.1\r\nHost: ${new URL(url).host}\r\n\r\n`, 5);
@@ -81,7 +76,7 @@ describe('those who are slow', () => {
     });
   });
 
-  it('who follow events are not taken for them, however long nothing happens', async () => {
+  it('that follow events are not disconnected while no event happens', async () => {
     const stream = await EventStream.open(`${doors.urls.monolith}/events`);
     await sleep(requestMs + 1_500);
     const product = await new Api(doors.urls.monolith).product();
@@ -90,7 +85,7 @@ describe('those who are slow', () => {
     stream.close();
   });
 
-  it('are told why', async () => {
+  it('receive 408', async () => {
     const connection = await Connection.open(doors.urls.service);
     connection.write('GET /cache?key=k HTTP/1.1\r\n');
     await connection.closedAfter(headersMs + slackMs);

@@ -18,7 +18,7 @@ const put = (host: string, key: string, fields: string[] = []): string => {
   return `${[...head, ...fields].join('\r\n')}\r\n\r\n${body}`;
 };
 
-/** What is sent: a request, in a way that it could be taken to end sooner or later than it does, and `hidden` in it. */
+/** Builds a request whose end is ambiguous, with the request `hidden` inside. */
 type Vector = (host: string, hidden: string) => string;
 
 const json = 'Content-Type: application/json';
@@ -27,7 +27,7 @@ const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\
 const head = (host: string, fields: string[], line = 'PUT /cache HTTP/1.1'): string =>
   [line, `Host: ${host}`, json, ...fields, '', ''].join('\r\n');
 
-/** A body that ends by its chunks before what is hidden, and by its length behind it; the other fields say which it is. */
+/** A body that ends before `hidden` by its chunks and after it by its length; the other fields decide which applies. */
 const both = (fields: (length: number) => string[]): Vector => {
   return (host, hidden) => {
     const body = `${chunk(outer)}0\r\n\r\n${hidden}`;
@@ -35,7 +35,7 @@ const both = (fields: (length: number) => string[]): Vector => {
   };
 };
 
-/** A body that ends by its length before what is hidden, which one who does not know the length takes for its end. */
+/** A body that ends before `hidden` by its length, in a form that some parsers may not understand. */
 const lengths = (...values: string[]): Vector => {
   return (host, hidden) =>
     head(
@@ -56,89 +56,111 @@ const inBody = (line: string, ...fields: string[]): Vector => {
 
 const n = String(outer.length);
 
-/** Nobody may take the rest for another request. */
+/** None of these may be parsed as two requests. */
 const ambiguous: Record<string, Vector> = {
-  'a length, then chunks': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: chunked']),
-  'chunks, then a length': both((length) => ['Transfer-Encoding: chunked', `Content-Length: ${length}`]),
-  'chunks in other letters and a length': both((length) => [`Content-Length: ${length}`, 'tRANSFER-eNCODING: ChUnKeD']),
-  'a coding that is none': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: xchunked']),
-  'chunks that are not the last coding': both((length) => [
+  'Content-Length, then Transfer-Encoding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding: chunked',
+  ]),
+  'Transfer-Encoding, then Content-Length': both((length) => [
+    'Transfer-Encoding: chunked',
+    `Content-Length: ${length}`,
+  ]),
+  'Transfer-Encoding in mixed case': both((length) => [`Content-Length: ${length}`, 'tRANSFER-eNCODING: ChUnKeD']),
+  'an unknown transfer coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: xchunked']),
+  'chunked not as the last transfer coding': both((length) => [
     `Content-Length: ${length}`,
     'Transfer-Encoding: chunked, identity',
   ]),
-  'a coding that is identity': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: identity']),
-  'codings of two fields': both((length) => [
+  'the transfer coding identity': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: identity']),
+  'two Transfer-Encoding headers': both((length) => [
     `Content-Length: ${length}`,
     'Transfer-Encoding: identity',
     'Transfer-Encoding: chunked',
   ]),
-  'a space before the colon': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding : chunked']),
-  'a tab before the colon': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding\t: chunked']),
-  'a vertical tab in the coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: \vchunked']),
-  'a coding in a folded line': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding:', ' chunked']),
-  'a coding behind a bare line feed': both((length) => [
+  'a space before the colon of Transfer-Encoding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding : chunked',
+  ]),
+  'a tab before the colon of Transfer-Encoding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding\t: chunked',
+  ]),
+  'a vertical tab in the transfer coding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding: \vchunked',
+  ]),
+  'the transfer coding on a folded line': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding:',
+    ' chunked',
+  ]),
+  'Transfer-Encoding after a bare line feed': both((length) => [
     `Content-Length: ${length}`,
     'X: y\nTransfer-Encoding: chunked',
   ]),
-  'a coding behind a bare carriage return': both((length) => [
+  'Transfer-Encoding after a bare carriage return': both((length) => [
     `Content-Length: ${length}`,
     'X: y\rTransfer-Encoding: chunked',
   ]),
-  'a coding behind NUL': both((length) => [`Content-Length: ${length}`, 'X: y\0Transfer-Encoding: chunked']),
-  'a coding in the first line that is folded': both((length) => [
+  'Transfer-Encoding after NUL': both((length) => [`Content-Length: ${length}`, 'X: y\0Transfer-Encoding: chunked']),
+  'Transfer-Encoding on an indented header line': both((length) => [
     ' Transfer-Encoding: chunked',
     `Content-Length: ${length}`,
   ]),
-  'a quoted coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: "chunked"']),
-  'two lengths': lengths(n, '0'),
-  'two lengths that are the same': lengths(n, n),
-  'a list of lengths': lengths(`${n}, ${n}`),
-  'a length with a sign': lengths(`+${n}`),
-  'a negative length': lengths('-1'),
-  'a length in hexadecimal': lengths('0x19'),
-  'a length with a space in it': lengths(`${n[0]} ${n[1]}`),
-  'a length that is no number': lengths(`${n}a`),
-  'a length of nothing': lengths(''),
-  'a length beyond all numbers': lengths('18446744073709551641'),
-  'a length that is folded': (host, hidden) => head(host, ['Content-Length:', ` ${n}`]) + outer + hidden,
-  'a chunk of a negative size': chunked((hidden) => `-1\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk whose size has a prefix': chunked((hidden) => `0x19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk whose size is beyond all numbers': chunked(
-    (hidden) => `ffffffffffffffff19\r\n${outer}\r\n0\r\n\r\n${hidden}`,
-  ),
-  'a chunk whose line ends with a line feed': chunked((hidden) => `19\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk that is longer than it says': chunked((hidden) => `5\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk that ends with a line feed': chunked((hidden) => `19\r\n${outer}\n0\r\n\r\n${hidden}`),
-  'an extension with a line feed in it': chunked((hidden) => `19;a\nb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'an extension with a carriage return in it': chunked((hidden) => `19;a\rb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'an extension that has no end': chunked((hidden) => `19;${'a'.repeat(40_000)}\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a space behind the size of a chunk': chunked((hidden) => `19 \r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a body in HTTP/1.0 that is in chunks': (host, hidden) =>
+  'a quoted transfer coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: "chunked"']),
+  'two different Content-Length headers': lengths(n, '0'),
+  'two equal Content-Length headers': lengths(n, n),
+  'a list in Content-Length': lengths(`${n}, ${n}`),
+  'a plus sign in Content-Length': lengths(`+${n}`),
+  'a negative Content-Length': lengths('-1'),
+  'a hexadecimal Content-Length': lengths('0x19'),
+  'a space within Content-Length': lengths(`${n[0]} ${n[1]}`),
+  'a Content-Length that is not a number': lengths(`${n}a`),
+  'an empty Content-Length': lengths(''),
+  'a Content-Length beyond 64 bits': lengths('18446744073709551641'),
+  'Content-Length on a folded line': (host, hidden) => head(host, ['Content-Length:', ` ${n}`]) + outer + hidden,
+  'a negative chunk size': chunked((hidden) => `-1\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk size with the prefix 0x': chunked((hidden) => `0x19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk size beyond 64 bits': chunked((hidden) => `ffffffffffffffff19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk size followed by a bare line feed': chunked((hidden) => `19\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk longer than its size': chunked((hidden) => `5\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk followed by a bare line feed': chunked((hidden) => `19\r\n${outer}\n0\r\n\r\n${hidden}`),
+  'a bare line feed in a chunk extension': chunked((hidden) => `19;a\nb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a bare carriage return in a chunk extension': chunked((hidden) => `19;a\rb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk extension of 40 KB': chunked((hidden) => `19;${'a'.repeat(40_000)}\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a space after a chunk size': chunked((hidden) => `19 \r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunked body in HTTP/1.0': (host, hidden) =>
     head(host, ['Transfer-Encoding: chunked'], 'PUT /cache HTTP/1.0') + chunk(outer) + `0\r\n\r\n${hidden}`,
-  'lines that end with line feeds': (host, hidden) =>
+  'all header lines ended by bare line feeds': (host, hidden) =>
     head(host, [`Content-Length: ${n}`]).replaceAll('\r\n', '\n') + outer + hidden,
-  'a header that ends with line feeds': (host, hidden) =>
+  'the header section ended by bare line feeds': (host, hidden) =>
     head(host, [`Content-Length: ${n}`]).replace(/\r\n\r\n$/, '\n\n') + outer + hidden,
-  'two hosts': (host, hidden) => head(host, ['Host: other', `Content-Length: ${n}`]) + outer + hidden,
-  'a length that its connection drops': (host, hidden) =>
+  'two Host headers': (host, hidden) => head(host, ['Host: other', `Content-Length: ${n}`]) + outer + hidden,
+  'Content-Length listed in Connection': (host, hidden) =>
     head(host, ['Connection: Content-Length', `Content-Length: ${n}`]) + outer + hidden,
-  'another version': (host, hidden) => head(host, [`Content-Length: ${n}`], 'PUT /cache HTTP/1.2') + outer + hidden,
-  'no version': (_host, hidden) => `GET /cache?key=outer\r\n\r\n${hidden}`,
-  'a name with a space in it': (host, hidden) =>
+  'an unknown version of HTTP': (host, hidden) =>
+    head(host, [`Content-Length: ${n}`], 'PUT /cache HTTP/1.2') + outer + hidden,
+  'no version of HTTP': (_host, hidden) => `GET /cache?key=outer\r\n\r\n${hidden}`,
+  'a space within a header name': (host, hidden) =>
     head(host, ['Content -Length: 0', `Content-Length: ${n}`]) + outer + hidden,
-  'a name of nothing': (host, hidden) => head(host, [': x', `Content-Length: ${n}`]) + outer + hidden,
-  'a line without a colon': (host, hidden) => head(host, ['nothing', `Content-Length: ${n}`]) + outer + hidden,
+  'an empty header name': (host, hidden) => head(host, [': x', `Content-Length: ${n}`]) + outer + hidden,
+  'a header line without a colon': (host, hidden) => head(host, ['nothing', `Content-Length: ${n}`]) + outer + hidden,
 };
 
-/** It is clear where these end: what is hidden is their body, whether somebody reads it or not. */
+/** These are unambiguous: the hidden request is the body, whether or not it is read. */
 const whole: Record<string, Vector> = {
-  'a body where none is expected': inBody('GET /cache?key=outer HTTP/1.1'),
-  'a body for what does not know the method': inBody('TRACE /cache HTTP/1.1'),
-  'a body for what is not there': inBody('POST /nothing HTTP/1.1'),
-  'a body of another type': inBody('PUT /cache HTTP/1.1', 'Content-Encoding: gzip'),
-  'a body that was not asked for yet': inBody('PUT /cache HTTP/1.1', 'Expect: 100-continue', 'Content-Encoding: gzip'),
-  'a body behind an upgrade': inBody('PUT /cache HTTP/1.1', 'Connection: Upgrade', 'Upgrade: websocket'),
-  'a body behind an upgrade to HTTP/2': inBody(
+  'a body of GET': inBody('GET /cache?key=outer HTTP/1.1'),
+  'a body of an unsupported method': inBody('TRACE /cache HTTP/1.1'),
+  'a body for an unknown path': inBody('POST /nothing HTTP/1.1'),
+  'a body with an unsupported content encoding': inBody('PUT /cache HTTP/1.1', 'Content-Encoding: gzip'),
+  'a body sent without waiting for 100 Continue': inBody(
+    'PUT /cache HTTP/1.1',
+    'Expect: 100-continue',
+    'Content-Encoding: gzip',
+  ),
+  'a body after an Upgrade header': inBody('PUT /cache HTTP/1.1', 'Connection: Upgrade', 'Upgrade: websocket'),
+  'a body after an upgrade to HTTP/2': inBody(
     'PUT /cache HTTP/1.1',
     'Connection: Upgrade, HTTP2-Settings',
     'Upgrade: h2c',
@@ -153,7 +175,7 @@ describe('a request that hides another one', () => {
   });
   afterAll(() => doors.stop());
 
-  /** What was answered until nothing more comes. */
+  /** The statuses received until the server is quiet. */
   const answered = async (
     url: string,
     text: string,
@@ -176,7 +198,7 @@ describe('a request that hides another one', () => {
     return found.some((it) => it.status !== 404);
   };
 
-  it('would be seen here if it were carried out', async () => {
+  it('would be detected here if it were executed', async () => {
     for (const name of doorNames) {
       const key = fresh('seen');
       const { host } = new URL(doors.urls[name]);
@@ -186,7 +208,7 @@ describe('a request that hides another one', () => {
     }
   });
 
-  /** What comes of it at each door. */
+  /** The outcome at each kind of process. */
   const outcomesOf = (vector: Vector) =>
     Promise.all(
       doorNames.map(async (name) => {
@@ -197,19 +219,22 @@ describe('a request that hides another one', () => {
       }),
     );
 
-  it.each(Object.entries(ambiguous))('is refused everywhere, and the connection closed: %s', async (_what, vector) => {
-    const outcomes = await outcomesOf(vector);
-    for (const it of outcomes) expect(it).toEqual({ statuses: [400], isClosed: true, isCarriedOut: false });
-  });
+  it.each(Object.entries(ambiguous))(
+    'is refused by every process, which closes the connection: %s',
+    async (_what, vector) => {
+      const outcomes = await outcomesOf(vector);
+      for (const it of outcomes) expect(it).toEqual({ statuses: [400], isClosed: true, isCarriedOut: false });
+    },
+  );
 
-  it.each(Object.entries(whole))('is one request everywhere: %s', async (_what, vector) => {
+  it.each(Object.entries(whole))('counts as a single request everywhere: %s', async (_what, vector) => {
     const outcomes = await outcomesOf(vector);
     for (const { statuses, isCarriedOut: isDone } of outcomes)
       expect([statuses, isDone]).toEqual([outcomes[0]!.statuses, false]);
     expect(outcomes[0]!.statuses).toHaveLength(1);
   });
 
-  it('is not made of what stands in an address or a field', async () => {
+  it('cannot be injected through a URL or a header', async () => {
     for (const name of doorNames) {
       const key = fresh('injected');
       const { host } = new URL(doors.urls[name]);
@@ -226,7 +251,7 @@ describe('a request that hides another one', () => {
   });
 
   it.each(['http://other.example/cache', 'HTTPS://other.example:1/cache'])(
-    'may be for %s, which is taken for its path everywhere',
+    'may have the absolute URL %s, of which every process uses the path',
     async (target) => {
       for (const name of doorNames) {
         const key = fresh('absolute');
@@ -238,7 +263,7 @@ describe('a request that hides another one', () => {
     },
   );
 
-  it('in HTTP/1.0 is one only where the connection is to be kept', async () => {
+  it('is executed after an HTTP/1.0 request only with keep-alive', async () => {
     for (const name of doorNames)
       for (const [fields, kept] of [
         [[], false],
@@ -248,13 +273,13 @@ describe('a request that hides another one', () => {
         const { host } = new URL(doors.urls[name]);
         const first = put(host, fresh('first'), [...fields]).replace('HTTP/1.1', 'HTTP/1.0');
         const { statuses } = await answered(doors.urls[name], first + put(host, key), kept ? 2 : 1);
-        // What follows on a connection that is to be closed spoils the answer, or is not read.
+        // What follows on a connection that is to be closed makes the request malformed, or is not read.
         expect(kept ? [[200, 200]] : [[200], [400]]).toContainEqual(statuses);
         expect(await isCarriedOut(key)).toBe(kept);
       }
   });
 
-  it('cannot take away what others go by', async () => {
+  it('cannot drop end-to-end headers through Connection', async () => {
     for (const name of doorNames)
       for (const field of ['Authorization', 'idempotency-key', 'x, If-Match', 'content-type', 'host,close']) {
         const { host } = new URL(doors.urls[name]);

@@ -9,7 +9,7 @@ import { bearer, keyFor, type World } from './world.js';
 
 const worldOfSuite = securityTests('split-tcp');
 
-/** As the gateway tells a service who asks. */
+/** The signed header by which the gateway tells a service who the caller is. */
 const told = (secret: string, { at, ...said }: ReturnType<typeof caller>, path: string, method = 'GET'): string => {
   const payload = Buffer.from(JSON.stringify(said)).toString('base64url');
   const head = JSON.stringify(['cleave-caller', method, path, String(at)]);
@@ -25,7 +25,7 @@ const sent = (caller: string) => ({ headers: { 'cleave-caller': caller } });
 
 describe('a service behind the gateway', () => {
   let world: World;
-  /** One address of each. */
+  /** One path of each service. */
   let asked: { api: Api; path: string }[];
   beforeAll(() => {
     world = worldOfSuite();
@@ -39,7 +39,7 @@ describe('a service behind the gateway', () => {
     asked = Object.entries(paths).map(([name, path]) => ({ api: new Api(world.shape.service(name).url), path }));
   });
 
-  it('gives nothing to who comes past the gateway, whatever they have', async () => {
+  it('refuses requests that bypass the gateway, with any credential', async () => {
     const { key } = await keyFor(world);
     const token = await world.issuer.token({ tenant: 'default', scope: scopes.join(' ') });
     for (const { api, path } of asked)
@@ -47,7 +47,7 @@ describe('a service behind the gateway', () => {
         refused(await api.send('GET', path, credential === undefined ? {} : bearer(credential)), '401 unauthenticated');
   });
 
-  it('believes what is signed with the secret, and as little else as nothing', async () => {
+  it('accepts a caller header signed with the secret for this request, and refuses all others', async () => {
     for (const { api, path } of asked) {
       const answer = await api.send('GET', path, sent(told(world.secret, caller(), path)));
       expect([path, [200, 404]]).toEqual([path, expect.arrayContaining([answer.status])]);
@@ -59,7 +59,7 @@ describe('a service behind the gateway', () => {
         told(world.secret, caller({ at: Date.now() + 65_000 }), path),
         [told(world.secret, caller({ tenant: 'other' }), path).split('.')[0], ...ofRight].join('.'),
         ...[`${right}x`, `${right}.x`, right.split('.')[0]!, '..', ''],
-        // Said of another request than this.
+        // Signed for another request.
         told(world.secret, caller(), `${path}/other`),
         told(world.secret, caller(), path, 'PUT'),
       ];
@@ -67,7 +67,7 @@ describe('a service behind the gateway', () => {
     }
   });
 
-  it('is told nothing of what a client says of itself at the gateway', async () => {
+  it('ignores a caller header that a client sends to the gateway', async () => {
     const { key, tenant } = await keyFor(world, {
       tenant: fresh('t').toLowerCase(),
       scopes: ['products:read', 'products:write'],
@@ -91,7 +91,7 @@ describe('a service behind the gateway', () => {
     refused(await inventory.send('GET', `/products/${product}`, sent(ofOther)), '404 product-not-found');
   });
 
-  it('knows who asks however the address is written', async () => {
+  it('authenticates the caller however the URL is encoded', async () => {
     const { key } = await keyFor(world);
     const random = randomOf('addresses behind the gateway');
     const signs = [
@@ -125,7 +125,7 @@ describe('a service behind the gateway', () => {
     }
   });
 
-  it('is still known by how it does, and still hears of payments from who provides them', async () => {
+  it('serves health and metrics without authentication, and leaves the Stripe webhook open', async () => {
     for (const { api } of asked)
       for (const path of ['/health/ready', '/metrics']) expect((await api.get(path)).status).toBe(200);
     refused(await world.api.send('POST', '/payments/webhooks/stripe', { body: {} }), '404 not-found');

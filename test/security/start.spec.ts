@@ -13,7 +13,7 @@ const urls = Object.fromEntries(
 );
 const database = { DATABASE_URL: 'postgres://nobody:x@127.0.0.1:1/nowhere' };
 
-describe('a start', () => {
+describe('the start', () => {
   const started: AppProcess[] = [];
   afterEach(async () => {
     await Promise.all(started.splice(0).map((it) => it.stop()));
@@ -75,7 +75,7 @@ describe('a start', () => {
   it.each([
     [{}, true],
     [{ ADMIN_KEY: secret }, false],
-  ])('with %j says whether it is open (%s), and is', async (environment, isOpen) => {
+  ])('with %j logs whether authentication is off (%s), and behaves accordingly', async (environment, isOpen) => {
     const [port, messages] = await servicePorts(2);
     const process = new AppProcess('cache', {
       ...{ HOST: 'localhost', PORT: String(port), CACHE_LISTEN: `tcp://127.0.0.1:${messages}` },
@@ -87,7 +87,7 @@ describe('a start', () => {
     await process.untilReady(`${url}/health/ready`);
     expect(process.log.includes('authentication is off')).toBe(isOpen);
     expect((await new Api(url).get('/cache?key=x')).status).toBe(isOpen ? 404 : 401);
-    // A page of another site, in a browser on this machine, is not who is let in.
+    // With authentication off, pages of other sites in a local browser are still refused.
     for (const [site, status] of Object.entries({
       'cross-site': 403,
       'same-site': 403,
@@ -99,14 +99,14 @@ describe('a start', () => {
     }
   });
 
-  it('of the monolith that is guarded tells how to make the first key, and that works as told', async () => {
+  it('of a monolith with ADMIN_KEY logs how to create the first key, and those commands work', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
     guardFolder(dataDir);
     try {
       const [port] = await servicePorts(1);
       const process = new AppProcess('monolith', {
         ...{ DATA_DIR: dataDir, PORT: String(port), ADMIN_KEY: secret },
-        // What a person is told at a terminal.
+        // The text format shows what a person sees in a terminal.
         LOG_FORMAT: 'text',
       });
       started.push(process);

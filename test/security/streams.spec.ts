@@ -10,11 +10,11 @@ import { bearer } from './world.js';
 
 const admin = 'the-admin-key-of-this-test-is-long-enough';
 const lifeMs = 8_000;
-/** After it both have been let in. */
+/** By then both streams are established. */
 const settledMs = 2_000;
 
 let database: TestDatabase;
-/** Passes on whatever comes: between the process and its keys. */
+/** A proxy between the process and the database of its keys. */
 let between: RedisProxy;
 let process: AppProcess;
 let api: Api;
@@ -46,7 +46,7 @@ const keyUntil = async (expires_at: string | null): Promise<string> => {
   return ok(await api.send<IssuedKey>('POST', '/keys', { ...bearer(admin), body }), 201).key;
 };
 
-/** Follows the events, over REST and over gRPC, until either is ended by the other side. */
+/** Follows events over REST and gRPC, and tells how each stream ends. */
 const following = async (credential: string) => {
   const gone = new AbortController();
   const headers = { accept: 'text/event-stream', authorization: `Bearer ${credential}` };
@@ -60,7 +60,7 @@ const following = async (credential: string) => {
   return { ended: [rest, calls.then(({ code }) => code)], leave: () => gone.abort() };
 };
 
-it('who follows events is let go when what they sent has come to its end, though nobody can be asked about it', async () => {
+it('event streams end when their key expires, even while the database of keys is unreachable', async () => {
   const [short, long] = [await keyUntil(new Date(Date.now() + lifeMs).toISOString()), await keyUntil(null)];
   const ending = await following(short);
   const lasting = await following(long);

@@ -13,7 +13,11 @@ import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
 
 const lifeMs = 3_000;
 
-/** Every operation of the document, for whoever may not call it. @returns the world of these tests, once it has begun */
+/**
+ * Calls every operation of the OpenAPI document, with and without permission.
+ *
+ * @returns the world of these tests, once it has started
+ */
 export const securityTests = (name: ShapeName): (() => World) => {
   let world: World;
   let operations: Operation[];
@@ -32,42 +36,42 @@ export const securityTests = (name: ShapeName): (() => World) => {
       ...sent,
     });
 
-  /** What every guarded operation answers, by its name. */
+  /** Calls every guarded operation, and returns the answers. */
   const ofEach = async (sent: (it: Operation) => Sent | Promise<Sent>): Promise<[Operation, Answer][]> => {
     const answers: [Operation, Answer][] = [];
     for (const it of guarded) answers.push([it, await call(it, await sent(it))]);
     return answers;
   };
 
-  /** The one refusal of all that is no credential, or none any more. */
+  /** All invalid credentials get the same refusal. */
   const notValid = (answer: Answer): void => {
     refused(answer, '401 unauthenticated');
     expect(answer.headers.get('www-authenticate')).toBe('Bearer error="invalid_token"');
     expect((answer.body as Problem).detail).toContain('is not valid, or no longer valid');
   };
 
-  it('is told by the document of each operation, and few are open', () => {
+  it('declares a scope for every operation except the known open ones', () => {
     expect(operations.length).toBeGreaterThan(50);
     const open = operations.filter((it) => it.scope === undefined).map((it) => it.name);
     expect(open.toSorted()).toEqual(openOperations.toSorted());
     for (const it of guarded) expect([...scopes, 'operator']).toContain(it.scope);
   });
 
-  it('lets everybody come to what is open', async () => {
+  it('serves open operations without a credential', async () => {
     for (const it of operations.filter(({ scope }) => scope === undefined))
       expect([it.name, (await call(it, {}, () => 'out-of-stock')).status]).not.toEqual([it.name, 401]);
     for (const path of ['/docs', '/openapi.json']) expect((await world.api.get(path)).status).toBe(200);
   });
 
-  describe('every operation', () => {
-    it('refuses who does not say who they are', async () => {
+  describe('every guarded operation', () => {
+    it('refuses a request without a credential', async () => {
       for (const [, answer] of await ofEach(() => ({}))) {
         refused(answer, '401 unauthenticated');
         expect(answer.headers.get('www-authenticate')).toBe('Bearer');
       }
     });
 
-    it('refuses a key that never was, and one whose secret is another', async () => {
+    it('refuses an unknown key, and a known key id with a wrong secret', async () => {
       const { key } = await keyFor(world);
       const [, id] = key.split('_');
       for (const made of [
@@ -77,7 +81,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
         for (const [, answer] of await ofEach(() => bearer(made))) notValid(answer);
     });
 
-    it('refuses a key that was revoked, and one that has expired, which were good before', async () => {
+    it('refuses a revoked and an expired key', async () => {
       const revoked = await keyFor(world);
       const expired = await keyFor(world, { expires_at: new Date(Date.now() + lifeMs).toISOString() });
       for (const { key } of [revoked, expired]) ok(await world.api.send('GET', '/orders', bearer(key)));
@@ -87,13 +91,13 @@ export const securityTests = (name: ShapeName): (() => World) => {
         for (const [, answer] of await ofEach(() => bearer(key))) notValid(answer);
     });
 
-    it('refuses a token that has expired', async () => {
+    it('refuses an expired token', async () => {
       const scope = scopes.join(' ');
       const expired = await world.issuer.token({ tenant: 'default', scope, exp: Math.floor(Date.now() / 1_000) - 60 });
       for (const [, answer] of await ofEach(() => bearer(expired))) notValid(answer);
     });
 
-    it('refuses who has every scope but its own, and names that', async () => {
+    it('refuses a caller with every scope but its own, and names the missing scope', async () => {
       const byScope = new Map<string, string>();
       for (const scope of scopes) byScope.set(scope, (await keyFor(world, { scopes: allBut(scope) })).key);
       byScope.set('operator', (await keyFor(world)).key);
@@ -108,7 +112,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
         expect([answer.status, answer.body]).toMatchObject([403, { scope }]);
     });
 
-    it('refuses whoever has the ADMIN_KEY what is neither about keys nor about the installation, and names the scope', async () => {
+    it('refuses the ADMIN_KEY if it concerns neither keys nor the installation, and names the missing scope', async () => {
       const ofTenants = guarded.filter(({ scope }) => scope !== 'admin' && scope !== 'operator');
       expect(ofTenants.length).toBeGreaterThan(30);
       for (const it of ofTenants) {
@@ -118,11 +122,11 @@ export const securityTests = (name: ShapeName): (() => World) => {
       }
     });
 
-    it('lets in who has its scope and no other', async () => {
+    it('accepts a caller with only its scope', async () => {
       const byScope = new Map<string, string>();
       for (const scope of scopes) byScope.set(scope, (await keyFor(world, { scopes: [scope] })).key);
       byScope.set('operator', world.admin);
-      // A key that it would revoke is another one's.
+      // The key ids are random, so no key in use is revoked.
       for (const [it, answer] of await ofEach((it) => bearer(byScope.get(it.scope!)!)))
         expect([it.name, answer.status === 401 || answer.status === 403]).toEqual([it.name, false]);
       for (const [it, answer] of await ofEach(async ({ scope }) =>
@@ -131,13 +135,13 @@ export const securityTests = (name: ShapeName): (() => World) => {
         expect([it.name, answer.status === 401 || answer.status === 403]).toEqual([it.name, false]);
     });
 
-    it('refuses before it reads what it is sent', async () => {
+    it('refuses an unauthenticated request before it parses the body', async () => {
       const large = 'x'.repeat(2_000_000);
       for (const it of guarded.filter(({ body }) => body !== undefined))
         for (const raw of ['{', large]) refused(await call(it, { body: undefined, raw }), '401 unauthenticated');
     });
 
-    it('refuses HEAD as it does GET', async () => {
+    it('refuses HEAD as it refuses GET', async () => {
       for (const it of guarded.filter(({ method }) => method === 'GET'))
         expect(
           (
@@ -150,20 +154,20 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
   });
 
-  describe('what is sent as Authorization', () => {
+  describe('an Authorization header', () => {
     it.each([
-      ['nothing', ''],
-      ['another scheme', 'Basic YWRtaW46YWRtaW4='],
-      ['no credential', 'Bearer'],
-      ['two', `Bearer a, Bearer b`],
-      ['a credential that is too long', `Bearer ${'x'.repeat(9_000)}`],
-      ['what looks like an object', 'Bearer __proto__'],
-    ])('is refused where it is %s', async (_what, authorization) => {
+      ['empty', ''],
+      ['of another scheme', 'Basic YWRtaW46YWRtaW4='],
+      ['without a credential', 'Bearer'],
+      ['with two credentials', `Bearer a, Bearer b`],
+      ['too long', `Bearer ${'x'.repeat(9_000)}`],
+      ['named like an object property', 'Bearer __proto__'],
+    ])('is refused if it is %s', async (_what, authorization) => {
       const answer = await world.api.send<Problem>('GET', '/orders', { headers: { authorization } });
       refused(answer, '401 unauthenticated');
     });
 
-    it('is told apart to the last character, however much of it is right', async () => {
+    it('is compared in full: nearly correct credentials are refused', async () => {
       const { key } = await keyFor(world);
       ok(await world.api.send('GET', '/orders', bearer(key)));
       const others = [
@@ -176,7 +180,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       notValid(await world.api.send('GET', '/orders', bearer(`${world.admin}0`)));
     });
 
-    it('is not told again: neither by the log, nor by what lists keys', async () => {
+    it('appears neither in the log nor in the list of keys', async () => {
       const { key } = await keyFor(world);
       const secret = key.split('_')[2]!;
       ok(await world.api.send('GET', '/orders', bearer(key)));
@@ -215,12 +219,12 @@ export const securityTests = (name: ShapeName): (() => World) => {
       ids['key_id'] = keys[0]!.key_id;
     });
 
-    /** What stands for an id in an address. */
+    /** The id that a path parameter stands for. */
     const idFor = ({ template }: Operation, parameter: string): string =>
       ids[parameter === 'id' ? (idsIn[template.split('/')[1]!] ?? 'order_id') : parameter]!;
     const idsIn: Record<string, string> = { products: 'product_id', customers: 'customer_id' };
 
-    /** Two of what is listed, in a tenant of its own, and what names them. */
+    /** A new tenant with at least two entries in every list. */
     const furnished = async (): Promise<{ by: As; key: string; ids: string[]; order: string; endpoint: string }> => {
       const tenant = fresh('t').toLowerCase();
       const [{ key, key_id }, { key_id: second }] = [await keyFor(world, { tenant }), await keyFor(world, { tenant })];
@@ -232,7 +236,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
         const product = { name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
         ok(await by.send('PUT', `/products/${product_id}`, { body: product }), 201);
         ok(await by.send('PUT', `/stock/${product_id}`, { body: { on_hand: 1 } }));
-        // Its capture is refused, which waits for a person.
+        // The capture is refused, which produces a dead letter.
         const payment = { method: 'simulated', token: 'tok_slow_capture_refused' };
         const body = { customer_id: 'c', product_id, quantity: 1, contact: { name: 'x' }, payment };
         order = ok(await by.send<{ order_id: string }>('POST', '/orders', { body }), 201).order_id;
@@ -249,7 +253,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       return { by, key, ids, order, endpoint };
     };
 
-    it('finds what is not its own as little as what is nowhere: in the same words', async () => {
+    it('gets the same refusal for what is not its own as for what does not exist', async () => {
       const named = guarded.filter(
         ({ template, method }) => template.includes('{') && !(method === 'PUT' && template.startsWith('/products')),
       );
@@ -280,7 +284,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       }
     });
 
-    it('lists nothing of it', async () => {
+    it('does not see it in lists', async () => {
       for (const path of [
         '/orders',
         '/products',
@@ -295,7 +299,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect(data.map((it) => it.order_id)).toEqual([ids['order_id']]);
     });
 
-    it('has orders, products and keys of its own under the same names', async () => {
+    it('has its own orders, products and idempotency keys under the same names', async () => {
       const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1 };
       refused(await other.send<Problem>('POST', '/orders', { body, key: 'the-same-key' }), '422 unknown-product');
       const product = { name: 'Another', unit_price_minor: 1, currency: 'EUR' };
@@ -315,7 +319,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect(ok(await one.send('GET', `/stock/${ids['product_id']}`))).toMatchObject({ on_hand: 100, available: 99 });
     });
 
-    it('has a cache of its own', async () => {
+    it('has its own cache', async () => {
       const [key, namespace] = [fresh('key'), fresh('space')];
       for (const space of [{}, { namespace }] as Record<string, string>[]) {
         const path = `/cache?${new URLSearchParams({ key, ...space }).toString()}`;
@@ -334,7 +338,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect((await mine.send('GET', `/cache?key=${key}`)).status).toBe(404);
     });
 
-    it('counts and changes nothing of it in batches', async () => {
+    it('does not change products and stock of others in batches', async () => {
       const product_id = fresh('product');
       const mug = { product_id, name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
       ok(await one.send('POST', '/products/batch', { body: { products: [mug] } }));
@@ -351,14 +355,14 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect(ok(await other.send('POST', '/stock/batch', counted(product_id)))).toMatchObject({
         data: [{ product_id, on_hand: 5, available: 5 }],
       });
-      // The list is not served through the cache, the product is.
+      // The list bypasses the cache, the product does not.
       const { data } = ok(await one.send<{ data: object[] }>('GET', '/products?limit=200'));
       expect(data).toContainEqual(expect.objectContaining(mug));
       expect(ok(await one.send('GET', `/products/${product_id}`))).toMatchObject(mug);
       expect(ok(await one.send('GET', `/stock/${product_id}`))).toMatchObject({ on_hand: 100, available: 100 });
     });
 
-    it('reads, writes and fills nothing of its cache, in batches and by leases, and reads no statistics of it', async () => {
+    it('can neither read, write nor fill the cache of others by batches and leases, nor read cache statistics', async () => {
       for (const space of [{}, { namespace: fresh('space') }] as Record<string, string>[]) {
         const [key, toFill, tag] = [fresh('key'), fresh('key'), fresh('tag')];
         ok(await one.send('PUT', '/cache', { body: { key, value: 'mine', tags: [tag], ...space } }));
@@ -381,7 +385,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
         expect(await lease(other, key)).toEqual(free);
         const mine = await lease(one, toFill);
         expect(mine).toEqual(free);
-        // Nobody of its own has it.
+        // In its own tenant, the lease is free.
         expect(await lease(other, toFill)).toEqual(free);
         const filled = { key: toFill, value: 'theirs', ...space };
         const stolen = await other.send('PUT', '/cache', { body: { ...filled, lease: mine.lease } });
@@ -393,7 +397,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       refused(await other.send<Problem>('GET', '/cache/stats'), '403 forbidden');
     });
 
-    it('gets nothing of it by its cursors', async () => {
+    it('gets nothing of others by their cursors', async () => {
       const [mine, theirs] = [await furnished(), await furnished()];
       const holdsMine = (text: string): boolean => mine.ids.some((id) => text.includes(id));
       for (const [list, name] of [
@@ -428,7 +432,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect([own, foreign].map((it) => holdsMine(JSON.stringify(it)))).toEqual([true, false]);
     });
 
-    it('erases and exports no customer of it, though it has one of the same name', async () => {
+    it('erases and exports only its own customer of the same id', async () => {
       const personal = { contact: { name: 'Zebra' } };
       const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1, ...personal };
       const { order_id } = ok(await one.send<{ order_id: string }>('POST', '/orders', { body }), 201);
@@ -438,14 +442,14 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect((await other.send('GET', '/customers/c/export')).text).not.toContain('Zebra');
     });
 
-    it('reads nothing of what was done there', async () => {
+    it('does not read the audit log of others', async () => {
       const audit = async (by: As) => ok(await by.send<{ data: { tenant: string }[] }>('GET', '/audit')).data;
       const [mine, theirs] = [await audit(one), await audit(other)];
       expect(mine.length).toBeGreaterThan(0);
       expect(mine.filter((it) => theirs.some(({ tenant }) => tenant === it.tenant))).toEqual([]);
     });
 
-    it('makes no keys but for itself, unless it operates the installation', async () => {
+    it('creates keys only for itself, and never with the scope operator', async () => {
       const body = { name: 'x', scopes: ['orders:read'], tenant: 'default' };
       const answer = await other.send<Problem>('POST', '/keys', { body });
       refused(answer, '403 forbidden');
@@ -463,7 +467,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       refused(escalated, '400 invalid-request');
     });
 
-    it('is followed by what works in the background: sales and webhooks', async () => {
+    it('has its events followed by sales and webhooks', async () => {
       const until = async (path: string): Promise<unknown[]> => {
         for (let attempts = 0; attempts < 200; attempts += 1) {
           const { data } = ok(await one.send<{ data: unknown[] }>('GET', path));
@@ -479,7 +483,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
   });
 
-  describe('over gRPC, a call', () => {
+  describe('a gRPC call', () => {
     const calls: [method: string, message: object, scope: string][] = [
       ['PlaceOrder', { customer_id: 'c', lines: [{ product_id: 'nothing', quantity: 1 }] }, 'orders:write'],
       ['GetOrder', { order_id: randomUUID() }, 'orders:read'],
@@ -492,7 +496,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
         ? world.grpc.stream(method, message, sent).refusal()
         : world.grpc.refused(method, message, sent);
 
-    it('is refused who does not say who they are, or not with what is valid, or has no scope for it', async () => {
+    it('is refused without a valid credential or without the scope', async () => {
       const ended = await keyFor(world, { expires_at: new Date(Date.now() + lifeMs).toISOString() });
       const revoked = await keyFor(world);
       expect((await world.api.send('DELETE', `/keys/${revoked.key_id}`, bearer(world.admin))).status).toBe(204);
@@ -514,7 +518,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       }
     });
 
-    it('finds what another tenant has as little as what is nowhere', async () => {
+    it('gets the same NOT_FOUND for the order of another tenant as for one that does not exist', async () => {
       const [one, other] = await Promise.all([keyFor(world), keyFor(world, { tenant: fresh('t').toLowerCase() })]);
       const product_id = fresh('product');
       const shop = new As(world.api, one.key);
@@ -540,8 +544,8 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
   });
 
-  describe('prices of their own', () => {
-    it('are set by those who may, over REST and over gRPC, and by nobody else who places orders', async () => {
+  describe('custom prices', () => {
+    it('require orders:price, over REST and gRPC', async () => {
       const all = await keyFor(world);
       const shop = new As(world.api, all.key);
       const product_id = fresh('product');
@@ -589,8 +593,8 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
   });
 
-  describe('what an order tells of a person', () => {
-    it('is told to whoever may read it besides the order, over REST and over gRPC', async () => {
+  describe('personal data of an order', () => {
+    it('is returned only with personal:read, over REST and gRPC', async () => {
       const contact = { name: 'Zebra Quagga', email: 'zebra@quagga.example' };
       const shipping_address = { line1: '12 Okapi Street', city: 'Gnuville', country: 'GB' };
       const key = await keyFor(world);
@@ -634,8 +638,8 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
   });
 
-  describe('who does what', () => {
-    it('is written down of every operation that does not happen all day', () => {
+  describe('the audit log', () => {
+    it('covers every changing operation except the everyday ones', () => {
       const documented = new Map(operations.map((it) => [it.operationId, `${it.name} ${it.scope}`]));
       const audited = Object.entries(auditedOperations).map(([operation, [method, path, scope]]) => [
         operation,
@@ -646,7 +650,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect(changing.map((it) => it.name).toSorted()).toEqual(everydayOperations.toSorted());
     });
 
-    it('is written down wherever it is done, however its address is spelled', async () => {
+    it('records an operation however its path is spelled', async () => {
       const key = await keyFor(world, { tenant: fresh('t').toLowerCase() });
       const shop = new As(world.api, key.key);
       await shop.send('DELETE', '/%63ustomers/c%2D1');
@@ -670,9 +674,9 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
 
     it.each([
-      ['while it is done', 'orders.customer_keys'],
-      ['before it is begun', 'access.audit'],
-    ])('is written down to its end, also for whoever goes %s', async (_, locked) => {
+      ['while it runs', 'orders.customer_keys'],
+      ['before it starts', 'access.audit'],
+    ])('records the outcome of an operation whose client disconnects %s', async (_, locked) => {
       const key = await keyFor(world, { tenant: fresh('t').toLowerCase() });
       const database = new pg.Client({ connectionString: (await world.shape.databaseUrls()).order });
       await database.connect();
@@ -702,7 +706,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       });
     });
 
-    it('is written down once of what somebody is not allowed, whoever would have done it', async () => {
+    it('records each forbidden attempt once, under the key that made it', async () => {
       const tenant = fresh('t').toLowerCase();
       const [shop, nosy] = [await keyFor(world, { tenant }), await keyFor(world, { tenant, scopes: ['orders:read'] })];
       for (const [method, path] of [
@@ -723,8 +727,8 @@ export const securityTests = (name: ShapeName): (() => World) => {
     });
   });
 
-  describe('who follows events', () => {
-    it('is cut off when the key is revoked, over REST and over gRPC', async () => {
+  describe('an event stream', () => {
+    it('is cut off when its key is revoked, over REST and gRPC', async () => {
       const { key, key_id } = await keyFor(world);
       const response = await fetch(`${world.api.baseUrl}/events`, {
         headers: { accept: 'text/event-stream', authorization: `Bearer ${key}` },
@@ -743,7 +747,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
   });
 
   describe('a token', () => {
-    it('is taken when the issuer has changed over to another key, of RSA, beside those of the key before', async () => {
+    it('is accepted when the issuer changes to an RSA key, and so are tokens of the previous key', async () => {
       const token = (): Promise<string> => world.issuer.token({ tenant: 'default', scope: 'orders:read' });
       const before = await token();
       const isTaken = async (credential: string): Promise<void> => {
@@ -752,7 +756,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       };
       await isTaken(before);
       await world.issuer.addKey('RS256');
-      // Keys are not asked for again at once, however many tokens name unknown ones.
+      // Keys are not fetched again at once, however many tokens name unknown ones.
       await eventually(async () => isTaken(await token()));
       await isTaken(before);
       await isTaken(await token());
@@ -760,7 +764,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
   });
 
   describe('a key', () => {
-    it('goes on being valid for as long as was given beside the one that takes its place', async () => {
+    it('stays valid for the overlap after it is rotated', async () => {
       const before = await keyFor(world, { scopes: ['orders:read'], account: 'till-1' });
       const path = `/keys/${before.key_id}/rotate`;
       const sent = { ...bearer(world.admin), body: { overlap_seconds: 2 } };
@@ -773,7 +777,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       ok(await world.api.send('GET', '/orders', bearer(after.key)));
     });
 
-    it('is refused at once when it is revoked, however often it was sent before', async () => {
+    it('is refused as soon as it is revoked, even if it was used often', async () => {
       const { key, key_id } = await keyFor(world);
       for (let times = 0; times < 20; times += 1) ok(await world.api.send('GET', '/orders', bearer(key)));
       expect((await world.api.send('DELETE', `/keys/${key_id}`, bearer(world.admin))).status).toBe(204);

@@ -20,7 +20,7 @@ const inSeconds = (seconds: number): number => Math.floor(Date.now() / 1_000) + 
 const callerOf = async (token: string, by = authenticator) => by.callerOf(`Bearer ${token}`, undefined);
 const encoded = (part: object): string => Buffer.from(JSON.stringify(part)).toString('base64url');
 const usual = { tenant: 'shop', scope: 'orders:read orders:write' };
-/** A token whose signature anybody could make. */
+/** A token signed with HS256 and the public key as the secret, which anybody could make. */
 const signedWithPublicKey = async (of: Issuer): Promise<string> => {
   const said = `${encoded({ alg: 'HS256', kid: 'key-1' })}.${(await of.token(usual)).split('.')[1]}`;
   return `${said}.${createHmac('sha256', await of.publicKeyText())
@@ -28,7 +28,7 @@ const signedWithPublicKey = async (of: Issuer): Promise<string> => {
     .digest('base64url')}`;
 };
 
-/** As if so many minutes had gone by, over which the clock may have been set. */
+/** Advances the monotonic clock by `minutes`, and the wall clock by `byTheClock`. */
 const minutesLater = (minutes: number, byTheClock = minutes): { end(): void } => {
   const { now } = Date;
   const since = performance.now.bind(performance);
@@ -40,7 +40,7 @@ const minutesLater = (minutes: number, byTheClock = minutes): { end(): void } =>
 };
 
 describe('a token', () => {
-  it('says the tenant, the account and the scopes', async () => {
+  it('carries tenant, account and scopes', async () => {
     const token = await issuer.token({ ...usual, sub: 'till-1' });
     const caller = await callerOf(token);
     expect(caller).toMatchObject({
@@ -48,36 +48,36 @@ describe('a token', () => {
       account: 'till-1',
       scopes: new Set(['orders:read', 'orders:write']),
     });
-    // Ten minutes, and what clocks may be apart: for so long it would be let in.
+    // Ten minutes, plus the tolerated clock skew of 30 seconds.
     expect(Math.abs(caller.validUntil! - performance.now() - 630_000)).toBeLessThan(5_000);
-    // The same one is remembered, and told without waiting.
+    // The second time it comes from the cache, synchronously.
     expect(authenticator.callerOf(`Bearer ${token}`, undefined)).toBe(caller);
   });
 
-  it('is never of the account of another, however long its subject is', async () => {
+  it('maps to a distinct account for each subject, however long', async () => {
     const long = 'x'.repeat(128);
     const accounts = new Map<string, string>();
     for (const sub of ['one', long, `${long}y`, `${long}z`, '\0', 'x'.repeat(2_000)])
       accounts.set(sub, (await callerOf(await issuer.token({ ...usual, sub }))).account);
     expect([accounts.get('one'), accounts.get(long)]).toEqual(['one', long]);
-    // Nor can one be made up that is named like the hash of another.
+    // Nor can a subject be chosen that equals the hash of another one.
     const named = accounts.get(`${long}y`)!;
     accounts.set(named, (await callerOf(await issuer.token({ ...usual, sub: named }))).account);
     expect(new Set(accounts.values()).size).toBe(accounts.size);
     expect([...accounts.values()]).not.toContain('default');
     for (const account of accounts.values()) expect(account.length).toBeLessThanOrEqual(128);
-    // The same one again, from another process.
+    // Another process derives the same account.
     const by = new Authenticator({ OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience });
     expect((await callerOf(await issuer.token({ ...usual, sub: `${long}y` }), by)).account).toBe(named);
   });
 
-  it('may have its scopes as scp, as a list or as a text, and none of ours but those that there are', async () => {
+  it('may carry scopes in scp, as list or text, of which unknown ones are ignored', async () => {
     for (const scp of ['orders:read openid operator', ['orders:read', 'openid', 'operator']])
       expect((await callerOf(await issuer.token({ tenant: 'shop', scp }))).scopes).toEqual(new Set(['orders:read']));
     expect((await callerOf(await issuer.token({ tenant: 'shop' }))).scopes).toEqual(new Set());
   });
 
-  it('may name its tenant by another claim', async () => {
+  it('may carry the tenant in another claim', async () => {
     const by = new Authenticator({
       OIDC_ISSUER: issuer.url,
       OIDC_AUDIENCE: audience,
@@ -95,14 +95,14 @@ describe('a token', () => {
     ['is for nobody', () => issuer.token({ ...usual, aud: undefined })],
     ['says another issuer', () => issuer.token({ ...usual, iss: other.url })],
     ['is signed by another issuer', () => other.token({ ...usual, iss: issuer.url })],
-    ['says not whose it is', () => issuer.token({ ...usual, sub: undefined })],
-    ['is of nobody', () => issuer.token({ ...usual, sub: '' })],
+    ['has no subject', () => issuer.token({ ...usual, sub: undefined })],
+    ['has an empty subject', () => issuer.token({ ...usual, sub: '' })],
     ['names no tenant', () => issuer.token({ scope: usual.scope })],
-    ['names what is no tenant', () => issuer.token({ ...usual, tenant: '../default' })],
+    ['names an invalid tenant', () => issuer.token({ ...usual, tenant: '../default' })],
     ['is not signed', async () => `${encoded({ alg: 'none' })}.${(await issuer.token(usual)).split('.')[1]}.`],
     ['is signed with the public key as if it were a secret', () => signedWithPublicKey(issuer)],
     [
-      'says something else than was signed',
+      'has claims that were not signed',
       async () => {
         const [header, , signature] = (await issuer.token(usual)).split('.');
         const claims = { ...usual, scope: scopes.join(' '), iss: issuer.url, aud: audience, exp: inSeconds(600) };
@@ -110,7 +110,7 @@ describe('a token', () => {
       },
     ],
     [
-      'brings its own key',
+      'names its own key set',
       async () => {
         const [, claims] = (await other.token({ ...usual, iss: issuer.url })).split('.');
         const header = encoded({ alg: 'ES256', jku: `${other.url}/keys`, kid: 'key-1' });
@@ -121,7 +121,7 @@ describe('a token', () => {
     await expect(callerOf(await token())).rejects.toMatchObject({ code: 'unauthenticated' });
   });
 
-  it('may be signed with RSA, and then with a key on a curve, each for what it is', async () => {
+  it('may be signed with RSA or an elliptic curve, but is accepted only with the algorithm of its key', async () => {
     const rsa = await Issuer.start('RS256');
     let time: { end(): void } | undefined;
     try {
@@ -134,7 +134,7 @@ describe('a token', () => {
       const forged = [
         await signedWithPublicKey(rsa),
         `${encoded({ alg: 'none', kid: 'key-1' })}.${claims}.`,
-        // By the names of other algorithms and of the other key.
+        // With another algorithm, and with the id of another key.
         ...['PS256', 'RS512', 'ES256'].map((alg) => `${encoded({ alg, kid: 'key-1' })}.${claims}.${signature}`),
         `${encoded({ alg: 'RS256', kid: 'key-2' })}.${claims}.${signature}`,
         `${encoded({ alg: 'RS256', kid: 'key-1' })}.${encoded({ ...usual, sub: 'till-2' })}.${signature}`,
@@ -149,12 +149,12 @@ describe('a token', () => {
     }
   });
 
-  it('is good when it is signed with a key that the issuer has had only since', async () => {
+  it('is accepted when it is signed with a key that the issuer added later', async () => {
     await callerOf(await issuer.token(usual));
     const before = await issuer.token(usual);
     await issuer.addKey();
     const signed = await issuer.token(usual);
-    // Keys are not asked for again at once, however many tokens name unknown ones.
+    // Keys are not fetched again at once, however many tokens name unknown ones.
     const time = minutesLater(0.1);
     try {
       expect((await callerOf(signed)).tenant).toBe('shop');
@@ -164,7 +164,7 @@ describe('a token', () => {
     }
   });
 
-  it('cannot be checked while the issuer is gone, which is not said to be the fault of the token', async () => {
+  it('fails with unavailable, not unauthenticated, while the issuer is gone', async () => {
     const gone = await Issuer.start();
     const by = new Authenticator({ OIDC_ISSUER: gone.url, OIDC_AUDIENCE: audience });
     const token = await gone.token(usual);
@@ -173,7 +173,7 @@ describe('a token', () => {
     await expect(callerOf(token, by)).rejects.toMatchObject({ code: 'unavailable' });
   });
 
-  it('has an issuer that was away asked again in a while only, and what is no token not at all', async () => {
+  it('makes a failed issuer be asked again only after a while, and an invalid token never', async () => {
     const away = await Issuer.start();
     away.keysAt = 'nowhere';
     const by = new Authenticator({ OIDC_ISSUER: away.url, OIDC_AUDIENCE: audience });
@@ -209,9 +209,9 @@ describe('a token', () => {
     }
   });
 
-  it('is not checked by keys that come in the clear from elsewhere', async () => {
+  it('is not verified with keys fetched over plain HTTP from another host', async () => {
     const careless = await Issuer.start();
-    // It leads here, but no more by its name than any other address.
+    // This address leads to the issuer too, but is not recognised as loopback.
     careless.keysAt = `${careless.url.replace('127.0.0.1', '0.0.0.0')}/keys`;
     const by = new Authenticator({ OIDC_ISSUER: careless.url, OIDC_AUDIENCE: audience });
     try {
@@ -222,7 +222,7 @@ describe('a token', () => {
     }
   });
 
-  it('is checked by the keys that the issuer had, for an hour while it is gone', async () => {
+  it('is verified with the cached keys for an hour while the issuer is gone', async () => {
     const gone = await Issuer.start();
     const by = new Authenticator({ OIDC_ISSUER: gone.url, OIDC_AUDIENCE: audience });
     const token = (sub: string) => gone.token({ ...usual, sub, exp: inSeconds(10_000) });
@@ -234,7 +234,7 @@ describe('a token', () => {
     const { now } = Date;
     const clock = jest.spyOn(Date, 'now');
     try {
-      // Keys are asked for again after ten minutes.
+      // Keys are fetched again after ten minutes.
       clock.mockImplementation(() => now() + 11 * 60_000);
       expect((await callerOf(two, by)).account).toBe('two');
       await expect(callerOf(unknown, by)).rejects.toMatchObject({ code: 'unavailable' });
@@ -248,7 +248,7 @@ describe('a token', () => {
     }
   });
 
-  it('is checked at once by the keys that are known while the issuer hangs, and one that no key fits is not good', async () => {
+  it('is verified at once with the cached keys while the issuer hangs, and refused if none of them fits', async () => {
     const hanging = await Issuer.start();
     await hanging.addKey();
     const by = new Authenticator({ OIDC_ISSUER: hanging.url, OIDC_AUDIENCE: audience });
@@ -264,10 +264,10 @@ describe('a token', () => {
         const begun = performance.now();
         expect((await callerOf(signed, by)).account).toBe(sub);
         expect(performance.now() - begun).toBeLessThan(2_000);
-        // Until it is known that the issuer does not answer, and until it is asked again.
+        // Long enough for the request to the issuer to time out and be repeated.
         await sleep(3_000);
       }
-      // Two keys could have signed it.
+      // The header names no key id, and two keys have this algorithm.
       const ofNoKey = [{ alg: 'ES256' }, { ...usual, iss: hanging.url, aud: audience, exp: inSeconds(600) }].map(
         encoded,
       );
@@ -285,7 +285,7 @@ describe('a token', () => {
     }
   });
 
-  describe('of a key that the issuer has withdrawn', () => {
+  describe('signed with a withdrawn key', () => {
     let careful: Issuer;
     let by: Authenticator;
     let time: { end(): void } | undefined;
@@ -314,20 +314,20 @@ describe('a token', () => {
       await careful.stop();
     });
 
-    it('is not good once that is twenty minutes ago, however many come and however long nobody did', async () => {
+    it('is refused 20 minutes later, even if several arrive at once after a period without requests', async () => {
       careful.withdrawKey();
       time = minutesLater(21);
       expect(await outcomes()).toEqual(refused);
     });
 
-    it('waits as long as the others that come together', async () => {
+    it('gets the same answer as others that arrive at the same time', async () => {
       careful.withdrawKey();
       time = minutesLater(11);
       expect(new Set(await outcomes()).size).toBe(1);
     });
 
-    it('is not good either when the issuer was away before, and is back', async () => {
-      // It is asked about a key that is not known, and that is waited for.
+    it('is refused after an outage of the issuer as well', async () => {
+      // The unknown key makes the authenticator ask the issuer and wait.
       await careful.addKey();
       const [unknown] = await tokens('five');
       time = minutesLater(1);
@@ -340,14 +340,14 @@ describe('a token', () => {
       expect(await outcomes()).toEqual(refused);
     });
 
-    it('is not good though the clock has been set back', async () => {
+    it('is refused even if the clock was set back', async () => {
       careful.withdrawKey();
       time = minutesLater(21, -60);
       expect(await outcomes()).toEqual(refused);
     });
   });
 
-  it('is good when it is signed with a new key though the clock has been set back', async () => {
+  it('is accepted when signed with a new key, even if the clock was set back', async () => {
     const careful = await Issuer.start();
     const by = new Authenticator({ OIDC_ISSUER: careful.url, OIDC_AUDIENCE: audience });
     await callerOf(await careful.token(usual), by);

@@ -5,21 +5,21 @@ import { GrpcApi } from '../support/grpc.js';
 import { servicePorts, startShape, type Shape, type ShapeName } from '../support/shapes.js';
 import { Issuer, audience } from './issuer.js';
 
-/** The system, asking everybody who they are. */
+/** A running system with authentication on. */
 export interface World {
   shape: Shape;
   api: Api;
   grpc: GrpcApi;
   issuer: Issuer;
   admin: string;
-  /** What the services and the gateway have in common. */
+  /** The SERVICE_SECRET of gateway and services. */
   secret: string;
   stop(): Promise<void>;
 }
 
 const newSecret = (): string => randomBytes(32).toString('hex');
 
-/** @param more what each process finds in its environment besides */
+/** @param more further environment variables of every process */
 export const startWorld = async (name: ShapeName, more: Record<string, string> = {}): Promise<World> => {
   const issuer = await Issuer.start();
   const admin = newSecret();
@@ -45,13 +45,13 @@ export const bearer = (credential: string): Sent => ({ headers: { authorization:
 
 export type KeyWanted = { tenant?: string; scopes?: readonly string[]; account?: string; expires_at?: string };
 
-/** A key with all scopes, unless something else is wanted. */
+/** A key with all scopes, unless `wanted` says otherwise. */
 export const keyFor = async ({ api, admin }: World, wanted: KeyWanted = {}): Promise<IssuedKey> => {
   const body = { name: 'of a test', scopes, ...wanted };
   return ok(await api.send<IssuedKey>('POST', '/keys', { ...bearer(admin), body }), 201);
 };
 
-/** What a caller sees of an answer, but for the moment and the connection. */
+/** What a caller sees of an answer, without the headers that differ every time. */
 export const seen = ({ status, headers, text }: Answer): object => ({
   status,
   text,
@@ -60,7 +60,7 @@ export const seen = ({ status, headers, text }: Answer): object => ({
   ),
 });
 
-/** Who calls, with what they send each time. */
+/** A caller with a credential. */
 export class As {
   constructor(
     private readonly api: Api,

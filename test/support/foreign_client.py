@@ -1,4 +1,4 @@
-"""Calls a running server with nothing of ours: by what reflection tells of the service, with Python's own gRPC."""
+"""Calls a running server without any code of ours: only with what reflection returns, and Python's own gRPC."""
 
 import json
 import sys

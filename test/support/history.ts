@@ -114,7 +114,7 @@ const aboutRefunds = (
       open.push(amountMinor);
     }
   }
-  // What is left was requested by a client that did not learn the outcome.
+  // The remaining refunds were requested by a client that did not learn the outcome.
   for (const amountMinor of left)
     if (open.includes(amountMinor)) open.splice(open.indexOf(amountMinor), 1);
     else

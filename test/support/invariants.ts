@@ -27,7 +27,7 @@ export const stockIsNeverOversold = async (urls: DatabaseUrls): Promise<Violatio
   );
 
 /**
- * I2: what is promised equals the sum of what reservations hold, a reservation holds what its order has not handed over
+ * I2: reserved stock equals the sum of what reservations hold, a reservation holds what its order has not fulfilled
  * yet, and a reservation without an order is a hold that may still get one.
  *
  * @param graceMs how long after its deadline a hold without an order may still exist
@@ -169,7 +169,7 @@ export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
   ];
 };
 
-/** I6: no payment is under way for ever: it ends, or becomes a matter for a person. */
+/** I6: no payment is under way for ever: it ends, or becomes a dead letter for a person. */
 export const paymentsComeToAnEnd = async (urls: DatabaseUrls): Promise<Violation[]> => [
   ...saying('I6: a payment is still being led', await underWay(urls)),
   ...saying(

@@ -26,7 +26,7 @@ export class Load {
   private readonly callers: Promise<void>[];
 
   /**
-   * @param entrances where the callers may come in; they begin at each in turn
+   * @param entrances base URLs that callers may use; they begin at each in turn
    * @param nextBody makes the body of each order
    * @param thinkMs how long a caller waits between two orders
    */

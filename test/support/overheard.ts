@@ -6,7 +6,7 @@ import type { Brokers } from './shapes.js';
 /** What is sent to a broker, and what it stores. */
 export interface Overheard {
   broker: keyof Brokers;
-  /** Everything that was sent to it since. */
+  /** Everything sent to it since `overhear`. */
   told(): string;
   /** Everything that it stores now. */
   kept(): Promise<string>;

@@ -15,7 +15,7 @@ export interface Place {
   /** The name of the prepared statement, or the beginning of an unnamed one without values, such as `COMMIT`. */
   statement: string;
   moment: Moment;
-  /** Whether it is the right one, judging by its values. */
+  /** Restricts it to statements with matching values. */
   with?: (values: readonly string[]) => boolean;
   /** The statement before it on the same connection, if only that distinguishes it. */
   follows?: string;
@@ -54,12 +54,12 @@ interface Sent {
   values: readonly string[];
 }
 
-/** What the app sends together and gets one answer to: everything up to a Sync, or a simple query. */
+/** Messages that the app sends together and that get one answer: everything up to a Sync, or a simple query. */
 interface Exchange {
   statements: Sent[];
   bytes: Buffer;
   snares: Partial<Record<Moment, { snare: Snare; values: Caught['values'] }>>;
-  /** Whether it may go on after it was caught as `sent`. */
+  /** Whether it may continue after it was caught as `sent`. */
   isLetGo?: Promise<boolean>;
   failed: boolean;
 }

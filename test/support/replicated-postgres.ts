@@ -22,7 +22,7 @@ export interface ReplicatedPostgres {
   stop(): Promise<void>;
 }
 
-/** Runs the embedded binaries. Nothing promotes the standby. */
+/** Runs the embedded binaries. The standby is never promoted. */
 export const startReplicatedPostgres = async (): Promise<ReplicatedPostgres> => {
   const folders = await Promise.all(['primary', 'standby'].map((it) => mkdtemp(join(tmpdir(), `cleave-${it}-`))));
   for (const folder of folders) guardFolder(folder);

@@ -4,7 +4,7 @@ import { allAt } from './tables.js';
 
 const scaled = ['order', 'inventory', 'payment', 'cache'] as const;
 type Scaled = (typeof scaled)[number];
-/** These follow the orders; only the gateway sends them requests. */
+/** Consumers of the order events; only the gateway sends them requests. */
 const followers = ['sales', 'webhooks'] as const;
 
 /** The ports of a module's instances. */

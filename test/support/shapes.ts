@@ -22,7 +22,7 @@ interface RunningService {
   restart(): Promise<void>;
 }
 
-/** The brokers that carry messages and hold the cache, unless both are in the processes. */
+/** The brokers that carry messages and hold the cache; without one, both stay within the processes. */
 export interface Brokers {
   redis?: string;
   nats?: string;
@@ -101,7 +101,7 @@ export const servicePorts = async (count: number): Promise<number[]> => {
   return ports;
 };
 
-/** Such a port, if those this far above it are free as well. */
+/** Such a port, if the ports at these offsets above it are free as well. */
 export const portWith = async (above: readonly number[]): Promise<number> => {
   for (;;) {
     const port = lowest + share * perShare + random.integer(0, perShare - 1 - Math.max(0, ...above));
@@ -284,7 +284,7 @@ export const startShape = async (name: ShapeName, more: Record<string, string> =
   });
 };
 
-/** Starts a plan. Its data is removed with it, however it ends. */
+/** Starts a plan. Its data is removed when it ends, however it ends. */
 export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
   const processes = plan.services.map(
     (it) => new AppProcess(it.app, { ...it.environment, HOST: '127.0.0.1', PORT: String(it.port) }, it.home),

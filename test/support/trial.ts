@@ -23,7 +23,7 @@ export class Trial {
     this.ledger = new Ledger(shape);
   }
 
-  /** Two products of which there is plenty, and one that soon runs out. */
+  /** Two products with ample stock, and one that soon runs out. */
   async stock(): Promise<void> {
     this.products = [
       await this.api.product({ onHand: 1_000_000 }),

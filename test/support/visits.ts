@@ -14,7 +14,7 @@ interface Visit extends Sending {
 
 const thinkMs = 20;
 
-/** Callers that do what callers do besides placing keyed orders, each over its own keep-alive connection. */
+/** Callers that send all requests other than keyed orders, each over its own keep-alive connection. */
 export class Visits {
   /** Unacceptable answers, with the request that got them. */
   readonly failures: string[] = [];
@@ -30,8 +30,8 @@ export class Visits {
   private readonly adjusted = { sent: 0, acknowledged: 0 };
 
   /**
-   * @param entrances where the callers may come in; they start at each in turn
-   * @param product one of which there is plenty, and whose stock no other check counts
+   * @param entrances base URLs that callers may use; they start at each in turn
+   * @param product one with ample stock, which no other check counts
    */
   constructor(
     entrances: readonly string[],
@@ -50,7 +50,7 @@ export class Visits {
 
   /**
    * Checks that everything acknowledged exists once and nothing exists twice, with or without a key, and that the stock
-   * held for orders that were never recorded, and that nobody repeats, has been released.
+   * held for orders that were never recorded has been released.
    *
    * @param onHand the stock on the shelf before
    */

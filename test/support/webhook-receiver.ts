@@ -52,7 +52,10 @@ export class WebhookReceiver {
     return receiver;
   }
 
-  /** Resolves when the n-th message from now on arrives, which is not answered; its connection stays until it is cut. */
+  /**
+   * Resolves when the n-th message from now on arrives. It is not answered, and its connection stays open until it is
+   * cut.
+   */
   next(occurrence: number): Promise<{ cut(): void }> {
     const { promise, resolve } = Promise.withResolvers<{ cut(): void }>();
     this.snare = { left: occurrence, act: resolve };

@@ -2,8 +2,8 @@ import { glob, readFile } from 'node:fs/promises';
 import { expect, it } from '@jest/globals';
 
 /**
- * Where numbers are drawn that can be foretold from those before them, and how often it is said there: to spread out times
- * and load, which nobody gains by guessing. Whatever is given out, and may not be guessed, is drawn by `node:crypto`.
+ * Where predictable random numbers are used, and how often: to spread times and load, where guessing them gains
+ * nothing. Values that must not be guessed come from `node:crypto`.
  */
 const foretellable = {
   'libs/admission/src/limiter.ts': 1,
@@ -18,10 +18,10 @@ const foretellable = {
   'libs/webhooks/src/use-cases/deliver-messages.ts': 2,
 };
 
-it('nothing that could be foretold is drawn but to spread out times and load', async () => {
+it('predictable random numbers are used only to spread times and load', async () => {
   const found: Record<string, number> = {};
   for await (const path of glob(['apps/*/src/**/*.ts', 'libs/*/src/**/*.ts', 'libs/*/migrations/*.ts'])) {
-    // As JavaScript says it, and as SQL does.
+    // In JavaScript and in SQL.
     const times = (await readFile(path, 'utf8')).match(/Math\.random|pseudoRandom|(?<![.\w])random\(\)/g)?.length ?? 0;
     if (times > 0) found[path.replaceAll('\\', '/')] = times;
   }

@@ -13,7 +13,7 @@ import { query } from '../support/tables.js';
 
 Logger.overrideLogger(false);
 
-/** Each module that keeps something, by its folder. */
+/** The databases of all modules that store data, by folder. */
 const databases = {
   access: accessDatabase,
   inventory: inventoryDatabase,
@@ -24,7 +24,7 @@ const databases = {
 };
 const modules = Object.entries(databases).map(([folder, at]) => ({ folder, schema: at('postgres://nowhere').schema }));
 
-/** What is no tenant's: how a module itself works, and how far it has come. */
+/** Tables without data of tenants: the internal state of a module. */
 const ofNoTenant = new Set(['branch_decisions', 'checkpoints', 'migrations', 'readers', 'settings', 'views']);
 
 interface Table extends Record<string, unknown> {
@@ -32,7 +32,7 @@ interface Table extends Record<string, unknown> {
   name: string;
 }
 
-describe('the tables of the modules, all in one database', () => {
+describe('the tables of all modules in one database', () => {
   let database: TestDatabase;
   let tables: Table[];
   beforeAll(async () => {
@@ -47,11 +47,11 @@ describe('the tables of the modules, all in one database', () => {
   });
   afterAll(() => database?.stop());
 
-  it('lie in the schema of their module', () => {
+  it('are in the schema of their module', () => {
     expect(new Set(tables.map((it) => it.schema))).toEqual(new Set(modules.map((it) => it.schema)));
   });
 
-  it('say in every row whose it is', async () => {
+  it('have a mandatory tenant_id, unless they hold internal state', async () => {
     const withTenant = await query<Table & { nullable: boolean }>(
       database.url,
       `SELECT n.nspname AS schema, c.relname AS name, NOT a.attnotnull AS nullable
@@ -64,7 +64,7 @@ describe('the tables of the modules, all in one database', () => {
     expect([...named].filter(([, isNullable]) => isNullable)).toEqual([]);
   });
 
-  it('are tied to none of another module, by constraint, view, trigger or function', async () => {
+  it('are not referenced by foreign keys, views or functions of another module', async () => {
     const constraints = await query(
       database.url,
       `SELECT c.conname FROM pg_constraint c JOIN pg_class f ON f.oid = c.confrelid
@@ -86,7 +86,7 @@ describe('the tables of the modules, all in one database', () => {
     expect(reaching.map((it) => `${it.schema}.${it.name}`)).toEqual([]);
   });
 
-  it.each(modules)('are named in no SQL of another module: libs/$folder', ({ folder, schema }) => {
+  it.each(modules)('are not named in the SQL of another module: libs/$folder', ({ folder, schema }) => {
     const files = globSync(`libs/${folder}/{src,migrations}/**/*.ts`);
     expect(files.length).toBeGreaterThan(3);
     const texts = files.map((file) => [file, readFileSync(file, 'utf8')] as const);

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 
-/** A house with the rules of this one (its real configuration) and little furniture. */
+/** A small project with the real configuration of this one. */
 const furniture: Record<string, string> = {
   'libs/contracts/src/index.ts': `import 'zod'; export const limits = { lines: 1 };`,
   'libs/messaging/src/index.ts': `import '@nestjs/microservices'; export const messaging = 1;`,
@@ -24,7 +24,7 @@ const furniture: Record<string, string> = {
   'test/system.spec.ts': `import '#testing'; import '#contracts';`,
 };
 
-/** Each a file with one import, and the wall it runs into. */
+/** Files with one forbidden import each, and the rule that forbids it. */
 const refused: [file: string, text: string, wall: string][] = [
   ['libs/order/src/use-cases/a.ts', `import '#inventory';`, 'feature-to-feature'],
   ['libs/order/src/use-cases/b.ts', `export const b = () => import('#inventory');`, 'feature-to-feature'],
@@ -61,7 +61,7 @@ const refused: [file: string, text: string, wall: string][] = [
   ['libs/order/src/adapters/l.ts', `import '#nowhere';`, 'resolvable'],
 ];
 
-/** Each an import that the compiler itself does not find. */
+/** Imports that the compiler itself does not resolve. */
 const uncompilable: [file: string, specifier: string][] = [
   ['libs/order/src/adapters/m.ts', '#inventory/domain/stock.js'],
   ['libs/order/src/adapters/n.ts', '#inventory/src/domain/stock.js'],
@@ -76,7 +76,7 @@ const put = async (file: string, text: string): Promise<void> => {
   await writeFile(join(house, file), text);
 };
 
-/** What a tool of this project says about the house; it exits with an error when it finds one. */
+/** The output of a tool on that project; it exits with an error if it finds one. */
 const said = (tool: string, ...options: string[]): Promise<string> =>
   new Promise((resolve) => {
     const program = join(process.cwd(), 'node_modules', tool);
@@ -97,7 +97,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(house, { recursive: true, force: true }));
 
-describe('the walls', () => {
+describe('the module rules', () => {
   let violations: { from: string; rule: { name: string } }[];
 
   beforeAll(async () => {
@@ -112,13 +112,13 @@ describe('the walls', () => {
     expect(violations.filter(({ from }) => from === file).map(({ rule }) => rule.name)).toContain(wall);
   });
 
-  it('let everything else pass', () => {
+  it('allow all other imports', () => {
     expect(violations.filter(({ from }) => from in furniture)).toEqual([]);
   });
 });
 
 describe('the compiler', () => {
-  it('does not find the way past a door, and finds every door', async () => {
+  it('resolves the entry point of each module, and no path inside', async () => {
     for (const [file, specifier] of uncompilable)
       await put(file, `import * as inside from '${specifier}'; void inside;`);
     const report = await said('typescript/bin/tsc', '-p', 'tsconfig.json', '--noEmit', '--incremental', 'false');

@@ -8,7 +8,7 @@ import { endSystem, startOurs, type System } from '../systems.js';
 import { takeTurns } from '../turns.js';
 import { spreadWorkload } from '../workloads.js';
 
-const peakName = 'spread, as many callers as make the peak';
+const peakName = 'spread, callers at the peak';
 export const overloadNames = {
   open: 'spread, open loop at four times the peak',
   many: 'spread, twenty times as many callers, who honour Retry-After',
@@ -79,8 +79,8 @@ export const overloadSuite = async (bench: Bench): Promise<void> => {
     const answered = Object.values(run.failures).reduce((sum, it) => sum + it, run.count);
     const { sentLateP99Ms, driverMs, count } = run;
     report.notes.push(
-      `Open loop: ${Math.round(perSecond)} orders a second were to come; ${answered} came in ${seconds} s, the driver ` +
-        `${Math.round(sentLateP99Ms)} ms late (p99) and itself ${Math.round(driverMs * count)} ms at work.`,
+      `Open loop: ${Math.round(perSecond)} orders a second were scheduled; ${answered} were answered in ${seconds} s. The driver ` +
+        `sent them ${Math.round(sentLateP99Ms)} ms late (p99) and used ${Math.round(driverMs * count)} ms of CPU.`,
     );
   };
   const byMany = async (round: number): Promise<void> => {
@@ -88,7 +88,9 @@ export const overloadSuite = async (bench: Bench): Promise<void> => {
     const placing = { callers, seconds, seed: options.seed + round, honoursRetryAfter: true, as: overloadNames.many };
     const run = await measurePlacing(bench, system, workload, placing);
     report.runs.push(run);
-    report.notes.push(`${callers} callers: p99 with all tries and waits ${Math.round(run.sinceFirstTryP99Ms)} ms.`);
+    report.notes.push(
+      `${callers} callers: p99 including all attempts and waits: ${Math.round(run.sinceFirstTryP99Ms)} ms.`,
+    );
   };
   // The first peak determines the rate of four times as many.
   for (const callers of callersAtPeak) await atPeak(callers, 0);

@@ -7,7 +7,7 @@ import { hotWorkload, spreadWorkload, type Workload } from '../workloads.js';
 import { balanceSuite } from './balance.js';
 import { callsSuite } from './calls.js';
 
-export const splitNames = { monolith: 'monolith', direct: 'split', behindGateway: 'split, by the gateway' };
+export const splitNames = { monolith: 'monolith', direct: 'split', behindGateway: 'split, through the gateway' };
 export const splitPlacing = (workload: 'spread' | 'hot'): string => `${workload}, monolith and split`;
 
 const workloads = { spread: spreadWorkload, hot: hotWorkload };

@@ -3,7 +3,7 @@ import { Source } from '#testing';
 import { comesTrue } from '../stage.js';
 
 const callersANode = 25;
-/** The source takes so long at least, so that whoever is going to ask it has asked. */
+/** The load takes at least this long, so that every node that would start another one has done so. */
 const loadMs = 500;
 
 export const loads: readonly Race[] = [

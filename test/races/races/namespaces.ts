@@ -2,7 +2,7 @@ import type { Race } from '../race.js';
 import { comesTrue } from '../stage.js';
 
 const separators = [':', '::', '/', '.', '}'];
-/** Namespaces that are cleared, and such as they would reach if they were patterns, or beginnings. */
+/** Namespaces to clear, and others that would be affected if the names were patterns or prefixes. */
 const cleared: readonly (readonly [name: string, other: string])[] = [
   ['*', 'mugs'],
   ['mu?s', 'mugs'],
@@ -53,7 +53,7 @@ export const namespaces: readonly Race[] = [
     name: `clearing a namespace of ${clusterKeys} keys on three masters`,
     run: async (_, stage) => {
       const cluster = await stage.cluster();
-      // The connections to two of the masters are opened on the way.
+      // Connections to two of the masters are only opened on demand.
       const patient = { patienceMs: 20_000 };
       const node = await stage.node(cluster.url, patient);
       const [space, other] = [node.space('cleared'), node.space('other')];

@@ -5,7 +5,7 @@ import { Source } from '#testing';
 import { comesTrue, hung, longestCallMs, orHung, seconds, type Stage } from '../stage.js';
 
 const ttl = 60_000;
-/** Within this an answer counts as one, on a busy machine too. */
+/** The longest acceptable time for an answer, also on a busy machine. */
 const answerMs = 2_000;
 
 interface Answer {
@@ -13,7 +13,7 @@ interface Answer {
   isGood: boolean;
 }
 
-/** What a call gives, and how long that takes. */
+/** The result of a call, and how long it took. */
 const answerOf = async (call: () => Promise<unknown>, good: readonly unknown[]): Promise<Answer> => {
   const startedAt = performance.now();
   try {
@@ -42,7 +42,7 @@ const paused = async (stage: Stage, call: (space: Space, source: Source) => Prom
     }
   process.kill(redis.pid, 'SIGSTOP');
   const first = await answerOf(() => call(space, source), ['value']);
-  // By now whoever is going to notice has noticed.
+  // Long enough for timeouts and circuit breakers to take effect.
   await sleep(2_000);
   const then = await answerOf(() => call(space, source), ['value']);
   return { did: `${first.shown}; two seconds later ${then.shown}`, holds: first.isGood && then.isGood };

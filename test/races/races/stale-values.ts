@@ -6,9 +6,9 @@ import { comesTrue, hung, oldFor, orHung, seconds, type Stage } from '../stage.j
 
 const key = 'mug';
 const ttl = 10_000;
-/** A process is never allowed to give an old value out for longer. */
+/** The longest time for which a process may return a stale value if it hears nothing. */
 const silenceMs = 1_000;
-/** Telling others takes less, on any machine. */
+/** Notifications arrive within this time on any machine. */
 const toldWithinMs = 1_000;
 
 const told = (where: readonly string[]): string =>
@@ -29,13 +29,16 @@ const staleFill = async (contestant: Contestant, stage: Stage, isElsewhere: bool
   source.open();
   await loading;
   const where: string[] = [];
-  // A node that knows nothing yet reads what lies in Redis.
+  // A new node has nothing in memory, so it reads from Redis.
   if ((await fresh.get(key)) === 'old') where.push('L2');
   if ((await here.getOrSet(key, source.load, ttl)) === 'old') where.unshift('L1');
   return { did: told(where), holds: where.length === 0 };
 };
 
-/** The answer of Redis with the old value is on its way to a node; the key is changed elsewhere, and the node is told. */
+/**
+ * Redis's reply with the old value is delayed; meanwhile, the key is changed by another node, and the reader is
+ * notified.
+ */
 const stalePromotion = async (
   contestant: Contestant,
   stage: Stage,
@@ -65,7 +68,7 @@ const stalePromotion = async (
   return { did: `cached the stale value for ${isOver ? seconds(ms) : `more than ${seconds(ms)}`}`, holds: false };
 };
 
-/** Reads until it lies in the process: once to get it, and again where one's own writes are waited for. */
+/** Reads until the value is cached in the process; some caches do so only after several reads. */
 const warm = async (space: Space, source: Source): Promise<void> => {
   let given: unknown;
   for (let read = 0; read < 5; read += 1) {
@@ -96,7 +99,7 @@ const changedElsewhere = async (stage: Stage, isCut: boolean): Promise<Outcome> 
   const read = (): Promise<unknown> => reading.getOrSet(key, source.load, ttl);
   const { ms, isOver } = await oldFor(read, 'old', since, ttl + 2_000);
   proxy.thaw();
-  // Whatever waited on the way comes now.
+  // Delayed messages arrive now.
   let isBack = false;
   for (let reads = 0; reads < 50 && !isBack; reads += 1) {
     isBack = (await orHung(read())) === 'old';

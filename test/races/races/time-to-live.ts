@@ -5,7 +5,7 @@ import { oldFor, seconds } from '../stage.js';
 
 const ttl = 3_000;
 const readAfterMs = 2_500;
-/** What two clocks of a machine and one call may differ by. */
+/** The tolerance for two clocks of a machine and the duration of a call. */
 const marginMs = 100;
 
 export const timeToLive: readonly Race[] = [

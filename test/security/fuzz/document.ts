@@ -37,7 +37,7 @@ export interface FuzzedOperation {
   parameters: FuzzedParameter[];
   body: Schema | undefined;
   examples: unknown[];
-  /** The statuses that it says it may answer. */
+  /** The statuses that the document lists for it. */
   statuses: ReadonlySet<number>;
 }
 
@@ -48,7 +48,7 @@ interface Described {
   responses: Record<string, unknown>;
 }
 
-/** What of an OpenAPI document is fuzzed. */
+/** The part of an OpenAPI document that is fuzzed. */
 export interface ApiDocument {
   paths: Record<string, Record<string, Described>>;
   components: { schemas: Record<string, Schema> };

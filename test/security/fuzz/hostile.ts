@@ -7,7 +7,7 @@ const nested = (open: string, close: string, levels: number): Raw =>
 
 const raw = (...texts: string[]): Raw[] => texts.map((it) => new Raw(it));
 
-/** Values that somebody may send where another one is expected; some of them make it no JSON at all. */
+/** Values of the wrong type or range; some of them are not valid JSON. */
 export const hostileValues: readonly unknown[] = [
   ...[null, true, false, 0, -1, 1, 1.5, '', ' ', '0', '1', 'true', 'null', [], {}, [[]], [null], [{}]],
   ...raw(
@@ -102,7 +102,7 @@ export const hostileTexts: readonly unknown[] = [
   ],
 ];
 
-/** Rare, because they are large. */
+/** Used rarely, because they are large. */
 export const largeValues: readonly unknown[] = [
   nested('[', ']', 33),
   nested('{"a":', '}', 40),
@@ -116,7 +116,7 @@ export const largeValues: readonly unknown[] = [
   repeated('x', 1_100_000),
 ];
 
-/** Members that change what an object is where somebody copies it without care. */
+/** Members that change the object when it is copied carelessly (prototype pollution). */
 export const treacherousMembers: readonly [string, unknown][] = [
   ['__proto__', { polluted: true }],
   ['__proto__', null],
@@ -143,7 +143,7 @@ export const treacherousMembers: readonly [string, unknown][] = [
   ],
 ];
 
-/** Parts of an address as they are sent. */
+/** Parts of a path, as sent. */
 export const hostileParts: readonly string[] = [
   ...[
     '%00',
@@ -215,7 +215,7 @@ export const hostileQueries: readonly string[] = [
   ],
 ];
 
-/** Field values as they are sent, in latin1. */
+/** Header values, as sent in latin1. */
 export const hostileFields: readonly string[] = [
   ...[
     '',

@@ -1,9 +1,9 @@
-/** A piece of JSON by its text, for what JSON.stringify would not write. */
+/** JSON text that JSON.stringify would not produce. */
 export class Raw {
   constructor(readonly text: string) {}
 }
 
-/** An object by its members in order: a key may come twice, and may be any. */
+/** An object as an ordered list of members, in which keys may repeat. */
 export class Members {
   constructor(readonly of: [key: string, value: unknown][]) {}
 
@@ -12,7 +12,7 @@ export class Members {
   }
 }
 
-/** The text of a value, which may have `Raw` and `Members` in it. */
+/** The JSON text of a value, which may contain `Raw` and `Members`. */
 export const textOf = (value: unknown): string => {
   if (value instanceof Raw) return value.text;
   if (value instanceof Members)

@@ -8,7 +8,7 @@ import { mutated, type Seen, type Values } from './values.js';
 export interface FuzzedRequest {
   operation: FuzzedOperation;
   method: string;
-  /** As it is sent. */
+  /** As sent. */
   path: string;
   headers: Record<string, string | string[]>;
   body: Buffer | undefined;
@@ -39,7 +39,7 @@ const otherTypes = [
   ],
 ];
 
-/** Fields that any request may have, whether its operation knows them or not. */
+/** Headers that any request may have, whether or not its operation knows them. */
 const anyFields = [
   ...[
     'x-request-id',
@@ -64,10 +64,10 @@ const anyFields = [
   ...['cookie', 'stripe-signature', 'accept-language', 'user-agent', 'forwarded', 'max-forwards', 'te', 'upgrade'],
 ];
 
-/** What `id` is in addresses that begin so. */
+/** What `id` stands for in paths that begin with these words. */
 const idsOf: Record<string, string> = { products: 'product_id', customers: 'customer_id' };
 
-/** Makes requests, a part of them valid, all of them by the seed. */
+/** Generates requests from the seed, some of them valid. */
 export class Requests {
   constructor(
     private readonly random: SeededRandom,
@@ -75,7 +75,7 @@ export class Requests {
     private readonly seen: Seen,
   ) {}
 
-  /** @param credential for whoever may do what is asked, if nothing else is wrong with it */
+  /** @param credential of a caller that may call the operation */
   next(operation: FuzzedOperation, credential: string): FuzzedRequest {
     const { random } = this;
     const headers: FuzzedRequest['headers'] = {
@@ -87,7 +87,7 @@ export class Requests {
       headers['authorization'] = random.pick(['Bearer', 'Bearer x', 'Basic eDp5', `Bearer ${'x'.repeat(9_000)}`]);
     const method = random.next() < 0.02 ? random.pick(otherMethods) : operation.method;
     const body = this.bodyOf(operation);
-    // Node would leave it out where a method usually has no body.
+    // Node omits it for methods that usually have no body.
     if (body !== undefined) headers['content-length'] = String(body.length);
     if (body !== undefined)
       headers['content-type'] = random.next() < 0.97 ? 'application/json' : random.pick(otherTypes);
@@ -153,7 +153,7 @@ export class Requests {
     return random.next() < 0.05 ? this.spoilt(bytes) : bytes;
   }
 
-  /** What is not the JSON that it was. */
+  /** Corrupted bytes, which are usually no longer JSON. */
   private spoilt(bytes: Buffer): Buffer {
     const { random } = this;
     const at = random.integer(0, bytes.length);

@@ -2,16 +2,16 @@ import { Agent, request, type IncomingHttpHeaders, type IncomingMessage } from '
 import type { FuzzedRequest } from './requests.js';
 
 export interface FuzzedAnswer {
-  /** Undefined where the connection was closed without one. */
+  /** Undefined if the connection was closed without an answer. */
   status: number | undefined;
   headers: IncomingHttpHeaders;
   text: string;
   ms: number;
-  /** Why there is none. */
+  /** Why there is no answer. */
   failed: string | undefined;
 }
 
-/** Sends requests as they are, over connections that are kept. */
+/** Sends requests unmodified, over keep-alive connections. */
 export class Sender {
   private readonly agent: Agent;
 
@@ -46,7 +46,7 @@ const told = ({ statusCode, headers }: IncomingMessage, text: string): Omit<Fuzz
   ...{ status: statusCode, headers, text, failed: undefined },
 });
 
-/** Of what has no end of its own, the beginning is enough. */
+/** An event stream does not end, so its first chunk is enough. */
 const textIn = async (response: IncomingMessage): Promise<string> => {
   const chunks: Buffer[] = [];
   for await (const chunk of response as AsyncIterable<Buffer>) {

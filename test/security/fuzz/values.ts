@@ -3,7 +3,7 @@ import type { Schema } from './document.js';
 import { hostileTexts, hostileValues, largeValues, treacherousMembers } from './hostile.js';
 import { Members } from './json.js';
 
-/** What was answered before, by the name that it had there: ids and cursors. */
+/** Ids and cursors from earlier answers, by the name of their field. */
 export class Seen {
   private readonly byName = new Map<string, string[]>();
 
@@ -21,7 +21,7 @@ export class Seen {
     return known && this.random.pick(known);
   }
 
-  /** Takes over what an answer names. */
+  /** Notes all ids and cursors in an answer. */
   noteAll(value: unknown, depth = 0): void {
     if (value === null || typeof value !== 'object' || depth > 6) return;
     for (const [name, member] of Object.entries(value)) {
@@ -31,14 +31,14 @@ export class Seen {
   }
 }
 
-/** Nowhere that anybody else would be asked. */
+/** Addresses at which nothing listens, so that no third party is called. */
 const urls = ['http://127.0.0.1:1/hook', 'https://127.0.0.1:1/', 'http://[::1]:1/x?y=z'];
 
 const letters = ['a', 'b', 'c', 'X', 'Y', 'Z', '0', '1', '9', ' ', '-', '_', 'ä', 'ß', '🦊'];
 
 const fewDays = ['2026-01-01', '2026-06-30', '2026-11-27'];
 
-/** Values of a schema: most of them valid. */
+/** Generates values for a schema, most of them valid. */
 export class Values {
   constructor(
     private readonly random: SeededRandom,
@@ -113,7 +113,7 @@ export class Values {
   }
 }
 
-/** Something is wrong with it: a member left out, added, repeated or replaced, however deep. */
+/** Damages a value at any depth: removes, adds, repeats or replaces a member. */
 export const mutated = (value: unknown, random: SeededRandom): unknown => {
   const isDeeper = random.next() < 0.7;
   if (value instanceof Members && value.of.length > 0 && isDeeper) {

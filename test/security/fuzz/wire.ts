@@ -2,7 +2,7 @@ import type { SeededRandom } from '#testing';
 import { hostileTexts } from './hostile.js';
 import type { Seen } from './values.js';
 
-/** What a descriptor says of a field, as proto-loader tells it. */
+/** A field of a descriptor, as proto-loader returns it. */
 interface Field {
   name: string;
   number: number;
@@ -17,7 +17,7 @@ export interface MessageType {
   nestedType: MessageType[];
 }
 
-/** Protocol Buffers, Encoding: what the lowest three bits of a tag say. */
+/** Wire types: the lowest three bits of a tag (Protocol Buffers, Encoding). */
 const wire = { varint: 0, fixed64: 1, bytes: 2, startGroup: 3, endGroup: 4, fixed32: 5 } as const;
 
 const varint = (value: bigint): Buffer => {
@@ -49,10 +49,10 @@ const texts = [
   ...hostileTexts.filter((it) => typeof it === 'string'),
   ...['', ' ', 'a\0b', '\0', 'x'.repeat(129), 'x'.repeat(513), 'é'.repeat(1_025), 'x'.repeat(100_000), '\ufffd'],
 ];
-/** Overlong, cut off, half of a pair, beyond the end of Unicode. */
+/** Overlong, truncated, a lone surrogate, beyond the end of Unicode. */
 const noTexts = ['c080', 'c3', 'eda080', 'f4908080', 'ff', '80'].map((it) => Buffer.from(it, 'hex'));
 
-/** What a field may hold when nothing is the matter with it, by its name. */
+/** Valid values of a field, by its name. */
 const usual: Record<string, readonly string[]> = {
   customer_id: ['c-1', 'c-2'],
   product_id: ['demo-mug', 'demo-lamp', 'fuzzed', 'nothing'],
@@ -63,18 +63,18 @@ const usual: Record<string, readonly string[]> = {
   email: ['someone@example.com'],
 };
 
-/** Names under which what was answered before goes on to be asked. */
+/** Fields whose values come from earlier answers, under another name there. */
 const known: Record<string, string> = { page_token: 'next_page_token', after: 'cursor' };
 
 const deepest = 6;
 
-/** Messages of a descriptor, as bytes: most fields as they should be, some of them as they should not. */
+/** Generates messages of a descriptor, as bytes: most fields valid, some not. */
 export class WireMessages {
   constructor(
     private readonly random: SeededRandom,
     private readonly types: ReadonlyMap<string, MessageType>,
     private readonly seen: Seen,
-    /** How likely it is that a field is not as it should be. */
+    /** The probability that a field is wrong. */
     private readonly wrong: number,
   ) {}
 
@@ -90,7 +90,7 @@ export class WireMessages {
     return Buffer.concat(parts);
   }
 
-  /** A message of a field in itself, so many times. */
+  /** A message nested in itself to this depth. */
   nested(numbersOnTheWay: readonly number[], levels: number): Buffer {
     let content = Buffer.alloc(0);
     for (let level = 0; level < levels; level += 1)
@@ -138,7 +138,7 @@ export class WireMessages {
     return random.next() < this.wrong ? random.pick(noTexts) : Buffer.from(random.pick(texts));
   }
 
-  /** The number of a field, and behind it what it cannot hold, or not in this way. */
+  /** A field number followed by a value of the wrong type or encoding. */
   private wrongly(number: number): Buffer {
     const { random } = this;
     const bytes = Buffer.from(Array.from({ length: random.integer(0, 12) }, () => random.integer(0, 255)));
@@ -151,16 +151,16 @@ export class WireMessages {
       () => Buffer.concat([tag(number, wire.startGroup), tag(number, wire.endGroup)]),
       () => tag(number, wire.endGroup),
       () => tag(number, random.integer(6, 7)),
-      // More is said to come than does, by far or by one.
+      // The declared length exceeds the content, by one or by far.
       () =>
         Buffer.concat([tag(number, wire.bytes), varint(random.pick([...extremes, BigInt(bytes.length + 1)])), bytes]),
-      // Longer than any number is.
+      // A varint that is too long.
       () => Buffer.concat([tag(number, wire.varint), Buffer.alloc(11, 0x80), Buffer.from([1])]),
       () => Buffer.concat([tag(number, wire.varint), Buffer.from([0x80])]),
     ])();
   }
 
-  /** Of a field that nobody knows, or that cannot be. */
+  /** A field number that is unknown or not allowed. */
   private unknown(): Buffer {
     const { random } = this;
     const number = random.pick([0, 99, 1_000, 19_000, 2 ** 29 - 1]);
