@@ -309,7 +309,7 @@ export interface AppUnderTest {
   app: NestFastifyApplication;
   url: string;
   port: number;
-  /** Everything that was logged, one entry per line. */
+  /** Everything that was logged, one entry each. */
   log: string[];
 }
 
@@ -335,12 +335,12 @@ export const documentOf = (app: NestFastifyApplication) =>
     tags: [{ name: 'things' }, { name: 'problems' }],
   });
 
-/** Sends raw bytes and returns everything that the server answers until it closes the connection. */
+/** Sends raw bytes and returns everything the server answers until it closes the connection. */
 export const raw = async (port: number, ...chunks: (string | Buffer)[]): Promise<string> => {
   const socket = connect(port, '127.0.0.1');
   let answer = '';
   socket.setEncoding('utf8').on('data', (chunk: string) => void (answer += chunk));
-  // A server that refuses a body may close the connection while it is still being sent.
+  // A server that refuses a body may close the connection before all of it was sent.
   socket.on('error', () => socket.destroy());
   await once(socket, 'connect');
   for (const chunk of chunks) socket.write(chunk);

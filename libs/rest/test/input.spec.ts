@@ -35,7 +35,7 @@ const pathsOf = (body: Record<string, unknown>): string[] =>
   (body.faults as { path: string }[]).map(({ path }) => path);
 
 describe('a body', () => {
-  it('is read as JSON, with a charset or a byte order mark', async () => {
+  it('is read as JSON, also with a charset or a byte order mark', async () => {
     for (const type of ['application/json', 'application/json; charset=utf-8', 'APPLICATION/JSON;Charset="UTF-8"']) {
       expect((await post('{"name":"ä"}', { 'content-type': type })).status).toBe(201);
     }
@@ -61,12 +61,12 @@ describe('a body', () => {
     },
   );
 
-  it('of invalid UTF-8 is refused', async () => {
+  it('with invalid UTF-8 is refused', async () => {
     const body = Buffer.concat([Buffer.from('{"name":"'), Buffer.from([0xff, 0xfe]), Buffer.from('"}')]);
     expect((await problem(await post(body), 400, 'invalid-request')).detail).toContain('UTF-8');
   });
 
-  it('with keys that reach a prototype is refused with their path', async () => {
+  it('with keys that could pollute a prototype is refused with their path', async () => {
     const refused = [
       ['{"name":"a","__proto__":{"x":1}}', '__proto__'],
       ['{"name":"a","data":[{"\\u005f_proto__":1}]}', 'data.0.__proto__'],
@@ -79,7 +79,7 @@ describe('a body', () => {
     expect((await post(harmless)).status).toBe(201);
   });
 
-  it('with a whole number that would be read as another one is refused with its path', async () => {
+  it('with an integer that would lose precision is refused with its path', async () => {
     const refused = [
       ['{"name":"a","data":{"id":9007199254740993}}', 'data.id'],
       ['{"name":"a","data":[1,"9007199254740993",[-9223372036854775807]]}', 'data.2.0'],
@@ -96,20 +96,20 @@ describe('a body', () => {
     expect((await post(`{"name":"a","data":[${numbers},${texts}]}`)).status).toBe(201);
   });
 
-  it('is refused when it is nested too deeply, before anything recurses into it', async () => {
+  it('nested deeper than the limit is refused; brackets in strings do not count', async () => {
     const nested = (levels: number) => `{"name":"a","data":${'['.repeat(levels)}${']'.repeat(levels)}}`;
     expect((await post(nested(31))).status).toBe(201);
     await problem(await post(nested(32)), 400, 'invalid-request');
     expect((await post(`{"name":"${'['.repeat(100)}\\"{{"}`)).status).toBe(201);
   });
 
-  it('is refused when it is too large, by its length or by what arrives', async () => {
+  it('that is too large is refused, by its Content-Length or by what arrives', async () => {
     const body = `{"name":"${'a'.repeat(5_000)}"}`;
     await problem(await post(body), 413, 'payload-too-large');
     await problem(await post(new Blob([body]).stream()), 413, 'payload-too-large');
   });
 
-  it('of another content type is refused', async () => {
+  it('of another content type, or of none, is refused', async () => {
     const types = ['text/plain', 'application/x-www-form-urlencoded', 'application/merge-patch+json', 'nonsense'];
     for (const type of [...types, 'application/json; charset=latin1', 'multipart/form-data; boundary=x']) {
       await problem(await post('{"name":"a"}', { 'content-type': type }), 415, 'unsupported-media-type');
@@ -121,7 +121,7 @@ describe('a body', () => {
     expect(untyped).toMatch(/^HTTP\/1\.1 415 /);
   });
 
-  it('in an encoding is refused, telling which is read', async () => {
+  it('with a content coding is refused with Accept-Encoding: identity', async () => {
     const json = { 'content-type': 'application/json' };
     for (const coding of ['gzip', 'BR', 'identity, gzip']) {
       const response = await post('{"name":"a"}', { ...json, 'content-encoding': coding });
@@ -132,7 +132,7 @@ describe('a body', () => {
     expect((await fetch(`${here.url}/things/1`, { headers: { 'content-encoding': 'gzip' } })).status).toBe(200);
   });
 
-  it('may be left out where the schema requires nothing, and is asked for elsewhere', async () => {
+  it('may be missing if the schema requires nothing, and is required otherwise', async () => {
     const close = (init: RequestInit) => fetch(`${here.url}/things/1/close`, { method: 'POST', ...init });
     expect((await close({})).status).toBe(200);
     expect((await close({ headers: { 'content-type': 'application/json' } })).status).toBe(200);
@@ -145,7 +145,7 @@ describe('a body', () => {
   });
 });
 
-describe('a union of forms', () => {
+describe('a body with several forms', () => {
   const faultsOf = async (body: unknown) => {
     const response = await fetch(`${here.url}/trials/orders`, {
       method: 'POST',
@@ -174,7 +174,7 @@ describe('a union of forms', () => {
   });
 });
 
-describe('a fault', () => {
+describe('the message of a fault', () => {
   const messagesOf = async (body: unknown) => {
     const response = await fetch(`${here.url}/trials/orders`, {
       method: 'POST',
@@ -186,7 +186,7 @@ describe('a fault', () => {
   };
   const alias = { customer_id: 'c', product_id: 'p', quantity: 1 };
 
-  it('is told in the words of the schema, whatever was given instead', async () => {
+  it('is the same for every invalid value if the schema has a message', async () => {
     for (const quantity of [0, 1.5, 1_000_001, 2 ** 60, '1', null, []]) {
       expect(await messagesOf({ ...alias, quantity })).toEqual(['must be a whole number from 1 to 1000000']);
     }
@@ -200,7 +200,7 @@ describe('a fault', () => {
     }
   });
 
-  it('is told in plain words where the schema has none', async () => {
+  it('names what is expected if the schema has no message', async () => {
     expect(await messagesOf({ customer_id: 'c', lines: [] })).toEqual(['must be at least 1 items long']);
     expect(await messagesOf({ customer_id: 'c', lines: 7 })).toEqual(['must be an array']);
     expect(await messagesOf({ customer_id: 'c', lines: [7] })).toEqual(['must be an object']);
@@ -211,8 +211,8 @@ describe('a fault', () => {
   });
 });
 
-describe('an address', () => {
-  it('that leads nowhere is 404, with another method 405', async () => {
+describe('a URL', () => {
+  it('that does not exist is answered with 404, and an existing one with another method with 405', async () => {
     await problem(await fetch(`${here.url}/nothing`), 404, 'not-found');
     await problem(await fetch(`${here.url}/things/`, { method: 'DELETE' }), 404, 'not-found');
     const wrong = await fetch(`${here.url}/things/1?maker=2`, {
@@ -229,12 +229,12 @@ describe('an address', () => {
     );
   });
 
-  it('answers HEAD where it answers GET', async () => {
+  it('that answers GET answers HEAD without a body', async () => {
     const response = await fetch(`${here.url}/things/1`, { method: 'HEAD' });
     expect([response.status, await response.text()]).toEqual([200, '']);
   });
 
-  it('says nothing of how long what is unchanged would be, whoever asks', async () => {
+  it('that is answered with 304 has no Content-Length', async () => {
     for (const method of ['GET', 'HEAD']) {
       const response = await fetch(`${here.url}/trials/unchanged`, { method });
       expect([response.status, response.headers.get('content-length')]).toEqual([304, null]);
@@ -256,7 +256,7 @@ describe('an address', () => {
     expect(answer).toContain('"code":"invalid-request"');
   });
 
-  it('carries any id that can be stored', async () => {
+  it('can contain any id that can be stored', async () => {
     const ids = [
       'a/b',
       '85123A',
@@ -296,7 +296,7 @@ describe('a query', () => {
     expect(pathsOf(await problem(await fetch(`${here.url}/things?${query}`), 400, 'invalid-request'))).toEqual(paths);
   });
 
-  it('that repeats a parameter is told so', async () => {
+  it('that repeats a parameter is refused with that reason', async () => {
     for (const [query, path] of [
       ['maker=m&maker=n', 'maker'],
       ['maker=m&colour=red&colour=red', 'colour'],
@@ -306,7 +306,7 @@ describe('a query', () => {
     }
   });
 
-  it('is refused where a change reads none, before the change is made', async () => {
+  it('is refused by POST and DELETE that take none, and ignored by GET', async () => {
     const json = { 'content-type': 'application/json' };
     const send = (method: string, path: string, body?: string) =>
       fetch(`${here.url}${path}`, { method, ...(body !== undefined && { body, headers: json }) });
@@ -323,7 +323,7 @@ describe('a query', () => {
     expect((await send('GET', '/things/a?of=old')).status).toBe(200);
   });
 
-  it('pages with signed cursors', async () => {
+  it('with a signed cursor continues at its position, and with a changed one is refused', async () => {
     const list = (query: string) => fetch(`${here.url}/things?maker=m&${query}`);
     const first = (await (await list('limit=9999')).json()) as { next_cursor: string };
     expect(first).toMatchObject({ data: [{ size: 200 }] });
@@ -383,7 +383,7 @@ describe('a request that is not valid HTTP', () => {
       417,
       'expectation-failed',
     ],
-  ])('is refused as a problem: %s', async (_, text, status, code = 'invalid-request') => {
+  ])('is refused with a problem document: %s', async (_, text, status, code = 'invalid-request') => {
     const answer = await raw(here.port, text);
     expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
     expect(answer).toContain('content-type: application/problem+json');
@@ -392,7 +392,7 @@ describe('a request that is not valid HTTP', () => {
   });
 });
 
-it('answers HTTP/1.0 without a host', async () => {
+it('answers HTTP/1.0 without a Host', async () => {
   expect(await raw(here.port, 'GET /things/1 HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 200 /);
 });
 
@@ -411,7 +411,7 @@ it.each([
   expect(answer).toContain('x-content-type-options: nosniff');
 });
 
-it('refuses what would need a hook that is left out', () => {
+it('refuses to use the hooks of Nest that the adapter leaves out', () => {
   const adapter = here.app.getHttpAdapter() as unknown as Record<string, () => void>;
   for (const name of ['enableCors', 'registerSecurityHook', 'setOnRequestHook', 'setOnResponseHook'])
     expect(() => adapter[name]!()).toThrow('has no hook');
@@ -423,19 +423,19 @@ describe('a traceparent', () => {
   const body = { method: 'POST', body: '{"a":1}' };
   const json = { 'content-type': 'application/json' };
 
-  it('is the trace of what is done for the request, before and after its body is read', async () => {
+  it('is the current trace of the request, before and after its body is read', async () => {
     expect(await sent({ headers: { traceparent } })).toEqual({ trace: traceparent });
     expect(await sent({ ...body, headers: { ...json, traceparent } })).toEqual({ body: { a: 1 }, trace: traceparent });
   });
 
-  it('is that of one request only', async () => {
+  it('does not leak to the next request on the connection', async () => {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
     const traces: unknown[] = [];
     for (const headers of [{ traceparent }, {}, { ...json, traceparent }, json]) {
       const method = 'content-type' in headers ? 'POST' : 'GET';
       const asked = request(`${here.url}/trials/trace`, { agent, method, headers });
       asked.flushHeaders();
-      // The body is read later than the head, in another turn of the event loop.
+      // The body is sent later, so that it is read in another turn of the event loop than the head.
       await once(here.app.getHttpServer(), 'request');
       asked.end(method === 'POST' ? '{}' : undefined);
       const [answer] = (await once(asked, 'response')) as [IncomingMessage];
@@ -446,14 +446,14 @@ describe('a traceparent', () => {
   });
 });
 
-it('says of each answer that its type is meant', async () => {
+it('sets X-Content-Type-Options: nosniff on every answer', async () => {
   for (const path of ['/things/1', '/nothing', '/trials/refuses', '/docs']) {
     const answer = await fetch(here.url + path);
     expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
   }
 });
 
-it('refuses a hundred thousand brackets and thousands of faults without being hurt', async () => {
+it('refuses bodies with 100,000 brackets or thousands of faults', async () => {
   const { app, url } = await startApp();
   try {
     const send = (body: string) =>
@@ -469,6 +469,6 @@ it('refuses a hundred thousand brackets and thousands of faults without being hu
   }
 });
 
-it('logs nothing about what callers do wrong', () => {
+it('logs no errors for invalid requests', () => {
   expect(here.log.filter((line) => /fail|Error/.test(line))).toEqual([]);
 });
