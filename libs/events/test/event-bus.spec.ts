@@ -3,7 +3,7 @@ import { EventBus, eventBus } from '#events';
 import { Readiness } from '#health';
 import { freePort } from '#testing';
 
-it('leaves a process ready without NATS, if degraded, and says why', async () => {
+it('reports the process as degraded but ready without NATS, with the reason', async () => {
   const readiness = new Readiness();
   const bus = new EventBus(readiness);
   expect([...(await readiness.states())]).toEqual([]);
