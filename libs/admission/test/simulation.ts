@@ -27,7 +27,7 @@ export class Clock {
 const isBefore = (one: { at: number; order: number }, other: { at: number; order: number }): boolean =>
   one.at < other.at || (one.at === other.at && one.order < other.order);
 
-/** Works off jobs, at a speed that may change. */
+/** Processes jobs, at a speed that can be changed. */
 export interface Server {
   add(job: () => void): void;
   /** Multiplies all times. */

@@ -42,7 +42,7 @@ const service = {
 
 const pingEveryMs = 200;
 
-/** Pings its clients as often as a test can wait for. */
+/** Sends keepalive pings at an interval that a test can wait for. */
 class PingingServer extends GrpcServer {
   override async createClient(): Promise<Server> {
     return Object.assign(await super.createClient(), { keepaliveTimeMs: pingEveryMs });
@@ -95,7 +95,7 @@ const wait = (at: string): Promise<string> => {
   );
 };
 
-it('what was accepted is answered also where it is time to ask whether its caller is there', async () => {
+it('a call in flight is answered while the server drains, even after keepalive pings', async () => {
   const { at, server } = await start();
   const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
   const waited = wait(at);
@@ -104,7 +104,7 @@ it('what was accepted is answered also where it is time to ask whether its calle
   expect(await waited).toBe('answered');
 });
 
-it('no more are connected than may be', async () => {
+it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
   const { at } = await start(1);
   const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
   const first = wait(at);

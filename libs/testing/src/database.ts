@@ -48,7 +48,7 @@ const watchdogProgram = `
 function watch(folder: string): ChildProcess {
   const watchdog = spawn(process.execPath, ['-e', watchdogProgram, folder], {
     stdio: ['pipe', 'ignore', 'ignore'],
-    // A Ctrl-C that is meant for jest must not reach it.
+    // A Ctrl-C for jest must not reach it.
     detached: true,
     windowsHide: true,
   });
@@ -62,7 +62,7 @@ async function startServer(): Promise<Server> {
   if (given) return { url: given, stop: async () => undefined };
   const folder = await mkdtemp(join(os.tmpdir(), 'cleave-test-'));
   const watchdog = watch(folder);
-  // Most test files find a server running, and need not load TypeORM and Nest for this.
+  // Loaded on demand: most test files find a server running, and need not load TypeORM and Nest.
   const { startEmbeddedPostgres } = await import('#database');
   const server = await startEmbeddedPostgres({ dataDir: folder });
   const stop = async () => {
