@@ -125,7 +125,7 @@ describe('a request whose connection breaks before the answer', () => {
 
   it.each<[string, string, RequestInit]>([
     ['GET', '/stock/a', { method: 'GET' }],
-    ['GET of what may not have changed', '/products/a', { method: 'GET', headers: { 'if-none-match': '"v1"' } }],
+    ['GET with If-None-Match', '/products/a', { method: 'GET', headers: { 'if-none-match': '"v1"' } }],
     ['PUT', '/products/a', { method: 'PUT', body: '{"name":"a"}' }],
     ['POST with an Idempotency-Key', '/stock/a/adjustments', keyed('POST', '{"delta":1}')],
   ])('is retried once: %s', async (_name, path, request) => {
@@ -140,11 +140,11 @@ describe('a request whose connection breaks before the answer', () => {
     ['POST', '/stock/a/adjustments', { method: 'POST', body: '{"delta":1}' }],
     ['PATCH', '/products/a', { method: 'PATCH', body: '{}' }],
     ['PUT with If-Match', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-match': '"v1"' } }],
-    ['PUT where nothing is', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-none-match': '*' } }],
-    ['PUT of what was counted on the shelf', '/stock/a', { method: 'PUT', body: '{"on_hand":1}' }],
-    ['the same by another spelling', '/%73tock/a', { method: 'PUT', body: '{"on_hand":1}' }],
-    ['the same with a key that nobody reads', '/stock/a', keyed('PUT', '{"on_hand":1}')],
-    ['what was counted on many shelves, with such a key', '/stock/batch', keyed('POST', '{"stock":[]}')],
+    ['PUT with If-None-Match: *', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-none-match': '*' } }],
+    ['PUT of a stock count', '/stock/a', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['PUT of a stock count at a percent-encoded path', '/%73tock/a', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['PUT of a stock count with a key that is not read', '/stock/a', keyed('PUT', '{"on_hand":1}')],
+    ['POST of stock counts with a key that is not read', '/stock/batch', keyed('POST', '{"stock":[]}')],
   ])('is not retried: %s', async (_name, path, request) => {
     const seen = breakOnce();
     const answer = await fetch(gateway.url + path, request);

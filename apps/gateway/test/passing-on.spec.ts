@@ -109,7 +109,7 @@ describe('a request', () => {
   });
 
   it.each(['/orders/../stock', '/orders/.', '/orders/%2e/a', '/orders/a%2F..%2Fb', '/orders/..%5Cb', '/orders/..a'])(
-    'is refused if its URL contains dot segments: %s',
+    'is refused if its path has dot segments, also encoded, or a segment that begins with two dots: %s',
     async (path) => {
       const answer = await raw(gateway.url, requestBytes(`GET ${path}`));
       expect(answer.status).toBe(400);
@@ -136,10 +136,10 @@ describe('a request', () => {
   );
 
   it.each([
-    ['JSON that is written oddly', 'application/json', Buffer.from('{ "a" :\n1.0, "a": 2, "\\u00e4": 1e400 }')],
+    ['unusual JSON', 'application/json', Buffer.from('{ "a" :\n1.0, "a": 2, "\\u00e4": 1e400 }')],
     ['JSON with parameters', 'application/json; charset=utf-8', Buffer.from('{}')],
-    ['what is no JSON', 'application/json', Buffer.from('{"a":')],
-    ['bytes that are no UTF-8', 'application/json', Buffer.from([0x22, 0xff, 0xc3, 0x22])],
+    ['invalid JSON', 'application/json', Buffer.from('{"a":')],
+    ['invalid UTF-8', 'application/json', Buffer.from([0x22, 0xff, 0xc3, 0x22])],
     ['another type', 'text/plain; charset=latin1', Buffer.from('hello')],
     ['bytes', 'application/octet-stream', Buffer.from([0, 1, 2, 255])],
   ])('keeps its body: %s', async (_name, type, body) => {
@@ -371,18 +371,18 @@ describe('the answer through the gateway equals that of the service', () => {
     ['a key that is repeated', 400, requestBytes('GET /cache?key=a&key=b')],
     ['a key that is missing', 400, requestBytes('GET /cache')],
     ['a query that cannot be decoded', 400, requestBytes('GET /cache?key=%ff')],
-    ['an address that cannot be decoded', 400, requestBytes('GET /cache/%zz')],
-    ['an address below that is unknown', 404, requestBytes('GET /cache/unknown')],
+    ['a path that cannot be decoded', 400, requestBytes('GET /cache/%zz')],
+    ['an unknown path below it', 404, requestBytes('GET /cache/unknown')],
     ['a method that is not answered', 405, requestBytes('PATCH /cache')],
-    ['another one', 405, requestBytes('TRACE /cache')],
-    ['bytes that are no UTF-8', 400, requestBytes('PUT /cache', [json, sized(notUtf8)], notUtf8)],
-    ['what is no JSON', 400, requestBytes('PUT /cache', [json, sized('{"key":')], '{"key":')],
+    ['the method TRACE', 405, requestBytes('TRACE /cache')],
+    ['invalid UTF-8', 400, requestBytes('PUT /cache', [json, sized(notUtf8)], notUtf8)],
+    ['invalid JSON', 400, requestBytes('PUT /cache', [json, sized('{"key":')], '{"key":')],
     ['deep JSON', 400, requestBytes('PUT /cache', [json, sized(deep)], deep)],
     ['no body', 400, requestBytes('PUT /cache', [json, 'content-length: 0'])],
     ['another type', 415, requestBytes('PUT /cache', ['content-type: text/plain', sized('{}')], '{}')],
     ['no type', 415, requestBytes('PUT /cache', [sized('{}')], '{}')],
     ['another charset', 415, requestBytes('PUT /cache', [`${json}; charset=latin1`, sized('{}')], '{}')],
-    ['a type that is none', 415, requestBytes('PUT /cache', ['content-type: json', sized('{}')], '{}')],
+    ['an invalid type', 415, requestBytes('PUT /cache', ['content-type: json', sized('{}')], '{}')],
     ['a large body', 413, requestBytes('PUT /cache', [json, sized(tooLarge)], tooLarge)],
     ['a large body announced', 413, requestBytes('PUT /cache', [json, sized(tooLarge)])],
     [

@@ -73,7 +73,7 @@ describe('KeepAudit, when more callers are refused than it counts at a time', ()
     expect(said[0]).not.toContain('one more');
   });
 
-  it('keeps no more counts, even if none can be written', async () => {
+  it('keeps a bounded number of counts, even if none can be written', async () => {
     for (let count = 0; count < mostRefused; count += 1) await refuseOften(`a-${count}`);
     entries.isAway = true;
     for (let count = 0; count < 50; count += 1) await refuse(`b-${count}`).catch(() => undefined);

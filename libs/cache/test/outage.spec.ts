@@ -82,7 +82,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
   const away: [string, (it: RedisServer) => Promise<unknown>, (it: RedisServer) => Promise<RedisServer>][] = [
     ['is killed', (it) => it.kill(), (it) => startRedis({ port: it.port })],
     [
-      'stands still',
+      'is frozen',
       async (it) => process.kill(it.pid, 'SIGSTOP'),
       async (it) => {
         process.kill(it.pid, 'SIGCONT');

@@ -3,7 +3,7 @@ import { EventBus, eventBus } from '#events';
 import { Readiness } from '#health';
 import { freePort } from '#testing';
 
-it('reports the process as degraded but ready without NATS, with the reason', async () => {
+it('a process without NATS is degraded but ready, and gives the reason', async () => {
   const readiness = new Readiness();
   const bus = new EventBus(readiness);
   expect([...(await readiness.states())]).toEqual([]);

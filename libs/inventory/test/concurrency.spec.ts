@@ -31,7 +31,7 @@ afterAll(async () => {
 
 const stockOf = (tenant: string, productId: string) => instances[0].readStock.execute(tenant, productId);
 
-it('runs reservations, settlements, counts and changes concurrently without a deadlock or a lost unit', async () => {
+it('concurrent reservations, settlements, counts and changes neither deadlock nor lose a unit', async () => {
   const random = new SeededRandom(testSeed());
   const tenant = newTenant();
   // Ids that other collations and JavaScript sort differently.
@@ -111,7 +111,7 @@ it('runs reservations, settlements, counts and changes concurrently without a de
     expect(await stockOf(tenant, id)).toMatchObject({ on_hand: onHand, reserved, sold });
 }, 60_000);
 
-it('reserves exactly the units of a hot product under concurrent requests to two instances', async () => {
+it('concurrent requests to two instances reserve exactly the units of a hot product', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { hot: 101, cold: 1_000 });
   const batches = await Promise.all(
@@ -125,7 +125,7 @@ it('reserves exactly the units of a hot product under concurrent requests to two
   expect(await stockOf(tenant, 'cold')).toMatchObject({ reserved: 33 });
 });
 
-it('decides on the stock it finds after it got the lock, not on what it saw before', async () => {
+it('a decision uses the stock found after the lock was acquired, not that seen before', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { a: 10, b: 10, c: 10 });
   const [blocker, watcher] = [new pg.Client(database.url), new pg.Client(database.url)];
@@ -179,7 +179,7 @@ it.each<[string, boolean, Asking, Asking]>([
   ['two release', true, settling('release', 2), settling('release', 2)],
   ['one confirms what the other releases', true, settling('confirm', 1), settling('release', 2)],
 ])(
-  'locks reservations in the order of their ids, whatever the order of the request: %s',
+  'reservations are locked in the order of their ids, whatever the order of the request: %s',
   async (_, areThere, one, two) => {
     const tenant = newTenant();
     await stocked(instances[0], tenant, { a: 10 });
@@ -208,7 +208,7 @@ it.each<[string, boolean, Asking, Asking]>([
   },
 );
 
-it('gives concurrent requests of one reservation the same decision, and reserves its units once', async () => {
+it('concurrent requests of one reservation get the same decision and reserve its units once', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { twin: 20 });
   const wanted = Array.from({ length: 8 }, () => reservation({ twin: 3 }));
@@ -225,7 +225,7 @@ it('gives concurrent requests of one reservation the same decision, and reserves
   expect(await stockOf(tenant, 'twin')).toMatchObject({ reserved: 18 });
 });
 
-it('applies each effect once when it is delivered concurrently', async () => {
+it('an effect is applied once when it is delivered concurrently', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { shared: 100 });
   const ids = Array.from({ length: 10 }, () => reservation({ shared: 5 }));
@@ -245,7 +245,7 @@ it('applies each effect once when it is delivered concurrently', async () => {
   expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
 });
 
-it('adjusts stock once per idempotency key, on two instances and for two products', async () => {
+it('an adjustment is made once per idempotency key, on two instances and for two products', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { left: 10, right: 10 });
   const idempotencyKey = randomUUID();

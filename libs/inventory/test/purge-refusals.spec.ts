@@ -44,7 +44,7 @@ const age = (tenant: string, reservationIds: readonly string[], ms: number): Pro
 const idsOf = (reservations: readonly { reservation_id: string }[]): string[] =>
   reservations.map((it) => it.reservation_id);
 
-it('deletes old refusals, even from two instances at once, and decides them anew', async () => {
+it('old refusals are purged, even by two instances at once, and decided anew', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
   // More than are deleted in one batch.
@@ -65,7 +65,7 @@ it('deletes old refusals, even from two instances at once, and decides them anew
   expect(await brokenInvariants(one, tenant)).toEqual([]);
 });
 
-it('never deletes decisions on reservations that were held, because they fence late retries', async () => {
+it('decisions on reservations that were held are never purged, because they fence late retries', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 10 });
   const kept = Array.from({ length: 4 }, () => reservation({ mug: 1 }));
@@ -83,7 +83,7 @@ it('never deletes decisions on reservations that were held, because they fence l
   expect(await brokenInvariants(one, tenant)).toEqual([]);
 });
 
-it('continues where the previous run stopped, and still finds refusals that became old since', async () => {
+it('a purge continues where the previous one stopped, and still finds refusals that became old since', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
   const tries = [reservation({ mug: 2 }), reservation({ mug: 2 })];
@@ -96,7 +96,7 @@ it('continues where the previous run stopped, and still finds refusals that beca
   expect(await outcomes(one, tenant, tries)).toEqual(['held', 'held']);
 });
 
-it('finds old refusals beyond the first part of a large table', async () => {
+it('a purge finds old refusals beyond the first part of a large table', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
   await fillOnePart(one);
@@ -108,7 +108,7 @@ it('finds old refusals beyond the first part of a large table', async () => {
   expect(new Set(await outcomes(one, tenant, old))).toEqual(new Set(['held']));
 });
 
-it('decides a refusal anew if it is deleted while its batch is decided, without mixing up the decisions', async () => {
+it('a refusal that is purged while its batch is decided is decided anew, without mixing up the decisions', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1, cup: 100, pen: 100 });
   const old = reservation({ mug: 2 }, { reservation_id: '00000000-0000-4000-8000-000000000001' });

@@ -251,7 +251,7 @@ describe('the order of a reservation', () => {
   });
 });
 
-it('keeps tenants with the same product and reservation ids apart', async () => {
+it('tenants with the same product and reservation ids are kept apart', async () => {
   const other = newTenant();
   await stocked(inventory, tenant, { shared: 3 });
   await stocked(inventory, other, { shared: 2 });
@@ -265,7 +265,7 @@ it('keeps tenants with the same product and reservation ids apart', async () => 
   expect(await inventory.settleStock.execute(tenant, [release])).toMatchObject({ applied: 1, repeated: 0 });
 });
 
-it('decides the largest batch with a query plan made for small ones on empty tables', async () => {
+it('the largest batch is decided with a query plan made for small ones on empty tables', async () => {
   const own = await testDatabase();
   const instance = await startInstance(own.url);
   try {

@@ -341,8 +341,8 @@ describe('a declined payment', () => {
 
   it.each([
     ['at once', 'generic_decline'],
-    ['by what its customer does', failure],
-  ])('(%s) cannot be confirmed with another card afterwards', async (when, reason) => {
+    ['when the customer fails to authenticate', failure],
+  ])('declined %s cannot be confirmed with another card afterwards', async (when, reason) => {
     const request = when === 'at once' ? authorise(order, 500, 'pm_card_declined') : waiting();
     if (when !== 'at once') {
       expect(await perform(request)).toEqual([open('requires_action')]);
@@ -371,7 +371,7 @@ describe('a declined payment', () => {
   });
 
   it.each(['silent', 'cut', 'failed-after', 'failed-before', 'too-many', 'no-such-key'] as const)(
-    'is refused only after it is cancelled, even if the cancellation fails: %s',
+    'is refused only after it is cancelled, whatever happens to the cancellation: %s',
     async (fault) => {
       const request = waiting();
       await perform(request);

@@ -337,14 +337,14 @@ describe('a query', () => {
 describe('a request that is not valid HTTP', () => {
   it.each([
     ['an unknown method', 'BREW / HTTP/1.1\r\nhost: localhost\r\n\r\n', 400],
-    ['no HTTP at all', 'hello\r\n\r\n', 400],
+    ['no HTTP', 'hello\r\n\r\n', 400],
     [
-      'a body of two lengths',
+      'two values of Content-Length',
       'POST /things HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}',
       400,
     ],
     [
-      'a length and chunks',
+      'Content-Length and Transfer-Encoding',
       'POST /things HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n',
       400,
     ],
@@ -360,7 +360,7 @@ describe('a request that is not valid HTTP', () => {
       'headers-too-large',
     ],
     [
-      'more fields than may be',
+      'too many header fields',
       `GET /things/1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${'x: 1\r\n'.repeat(99)}\r\n`,
       431,
       'headers-too-large',
@@ -372,13 +372,13 @@ describe('a request that is not valid HTTP', () => {
       400,
     ],
     [
-      'a connection that drops a field',
+      'a Connection field that names If-Match',
       'GET /things/1 HTTP/1.1\r\nhost: localhost\r\nconnection: close, If-Match\r\n\r\n',
       400,
     ],
     ['no host', 'GET /things/1 HTTP/1.1\r\nconnection: close\r\n\r\n', 400],
     [
-      'an odd expectation',
+      'an unknown expectation',
       'GET /things/1 HTTP/1.1\r\nhost: localhost\r\nexpect: foo\r\n\r\n',
       417,
       'expectation-failed',
@@ -392,7 +392,7 @@ describe('a request that is not valid HTTP', () => {
   });
 });
 
-it('answers HTTP/1.0 without a Host', async () => {
+it('an HTTP/1.0 request without a Host is answered', async () => {
   expect(await raw(here.port, 'GET /things/1 HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 200 /);
 });
 
@@ -405,13 +405,13 @@ it.each([
   ['ftp://a/things/1', 404],
   ['a:/things/1', 400],
   ['*', 404],
-])('answers a request whose target is %s', async (target, status) => {
+])('a request for the target %s is answered with %s', async (target, status) => {
   const answer = await raw(here.port, `GET ${target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`);
   expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
   expect(answer).toContain('x-content-type-options: nosniff');
 });
 
-it('refuses to use the hooks of Nest that the adapter leaves out', () => {
+it('the adapter refuses to use the hooks of Nest that it leaves out', () => {
   const adapter = here.app.getHttpAdapter() as unknown as Record<string, () => void>;
   for (const name of ['enableCors', 'registerSecurityHook', 'setOnRequestHook', 'setOnResponseHook'])
     expect(() => adapter[name]!()).toThrow('has no hook');
@@ -446,14 +446,14 @@ describe('a traceparent', () => {
   });
 });
 
-it('sets X-Content-Type-Options: nosniff on every answer', async () => {
+it('every answer has X-Content-Type-Options: nosniff', async () => {
   for (const path of ['/things/1', '/nothing', '/trials/refuses', '/docs']) {
     const answer = await fetch(here.url + path);
     expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
   }
 });
 
-it('refuses bodies with 100,000 brackets or thousands of faults', async () => {
+it('bodies with 100,000 brackets or thousands of faults are refused', async () => {
   const { app, url } = await startApp();
   try {
     const send = (body: string) =>
@@ -469,6 +469,6 @@ it('refuses bodies with 100,000 brackets or thousands of faults', async () => {
   }
 });
 
-it('logs no errors for invalid requests', () => {
+it('invalid requests are not logged as errors', () => {
   expect(here.log.filter((line) => /fail|Error/.test(line))).toEqual([]);
 });

@@ -28,7 +28,7 @@ beforeEach(() => {
 const find = (key: string): Promise<string | undefined> => lookups.find(key, () => slow.look(key));
 const many = (count: number, name: string): string[] => Array.from({ length: count }, (_, at) => `${name} ${at}`);
 
-describe('the lookup of a key', () => {
+describe('a key lookup', () => {
   it('is shared by concurrent requests, whether the key exists or not', async () => {
     for (const key of ['good', 'bad'])
       expect(new Set(await Promise.all([find(key), find(key), find(key)]))).toEqual(
@@ -53,7 +53,7 @@ describe('the lookup of a key', () => {
     expect(slow.asked).toEqual(['bad', 'bad']);
   });
 
-  it('of a key that was valid before overtakes unknown ones, whose queue is bounded', async () => {
+  it('for a key that was valid before overtakes those for unknown keys, whose queue is bounded', async () => {
     await find('good');
     slow.takesMs = 0;
     const flood = many(1_500, 'bad').map((key) =>
@@ -72,14 +72,14 @@ describe('the lookup of a key', () => {
     expect(slow.most).toBeLessThanOrEqual(4);
   });
 
-  it('succeeds for 1,000 valid keys at once in a fresh process', async () => {
+  it('succeeds for each of 1,000 valid keys at once in a fresh process', async () => {
     slow.takesMs = 0;
     const keys = many(1_000, 'good');
     expect(await Promise.all(keys.map(find))).toEqual(keys);
     expect(slow.most).toBe(2);
   });
 
-  it('of a new valid key succeeds among unknown ones', async () => {
+  it('for a new valid key succeeds among those for unknown keys', async () => {
     const flood = many(50, 'bad').map(find);
     expect(await find('good')).toBe('good');
     await Promise.all(flood);

@@ -367,7 +367,7 @@ describe('a secret', () => {
   });
 });
 
-describe('two workers', () => {
+describe('workers', () => {
   it('send each message once', async () => {
     const endpoints = await Promise.all(['/a', '/b', '/c', '/d'].map((path) => register(path)));
     receiver.answer = async (response) => {

@@ -348,7 +348,7 @@ describe('a delivery', () => {
     expect(answer).toMatchObject({ status: 400, body: { code } });
   });
 
-  it('can be redelivered by a time range in the year 0 or the year 9999', async () => {
+  it('can be selected for redelivery by a time range in the year 0 or 9999', async () => {
     const { endpoint_id } = await create();
     for (const body of [
       { since: '0000-01-01T00:00:00Z', until: '0001-01-01T00:00:00Z' },
