@@ -98,14 +98,19 @@ async function execute(url: string, statement: string): Promise<void> {
  * one that the test files of a jest worker share. That one ends with the worker.
  *
  * @param of which embedded server: two of them share no snapshots, and a transaction on one delays nothing on the other
+ * @param collation the ICU locale of its default collation; if left out, that of the server (of an embedded one, byte order)
  */
-export async function testDatabase(of: 'a server' | 'another server' = 'a server'): Promise<TestDatabase> {
+export async function testDatabase(
+  of: 'a server' | 'another server' = 'a server',
+  collation?: string,
+): Promise<TestDatabase> {
   const servers = (holder[key] ??= new Map());
   const starting = servers.get(of) ?? startServer();
   servers.set(of, starting);
   const server = await starting;
   const name = `test_${randomBytes(8).toString('hex')}`;
-  await execute(server.url, `CREATE DATABASE ${name}`);
+  const locale = collation === undefined ? '' : `TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '${collation}'`;
+  await execute(server.url, `CREATE DATABASE ${name} ${locale}`);
   const url = new URL(server.url);
   url.pathname = `/${name}`;
   return { url: url.href, stop: () => execute(server.url, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) };
