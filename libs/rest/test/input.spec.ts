@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { raw, startApp, type AppUnderTest } from './app-under-test.js';
+import { changed, raw, startApp, type AppUnderTest } from './app-under-test.js';
 
 let here: AppUnderTest;
 beforeAll(async () => void (here = await startApp({ bodyLimitBytes: 4_096 })));
@@ -96,10 +96,14 @@ describe('a body', () => {
     expect((await post(`{"name":"a","data":[${numbers},${texts}]}`)).status).toBe(201);
   });
 
-  it('nested deeper than the limit is refused; brackets in strings do not count', async () => {
+  it('nested deeper than the limit is refused before it is parsed; brackets in strings do not count', async () => {
     const nested = (levels: number) => `{"name":"a","data":${'['.repeat(levels)}${']'.repeat(levels)}}`;
     expect((await post(nested(31))).status).toBe(201);
-    await problem(await post(nested(32)), 400, 'invalid-request');
+    // The second one would be refused by the parser as well, but with another detail.
+    for (const body of [nested(32), '['.repeat(33)]) {
+      const { detail } = await problem(await post(body), 400, 'invalid-request');
+      expect(detail).toBe('The body is nested deeper than 32 levels.');
+    }
     expect((await post(`{"name":"${'['.repeat(100)}\\"{{"}`)).status).toBe(201);
   });
 
@@ -306,7 +310,7 @@ describe('a query', () => {
     }
   });
 
-  it('is refused by POST and DELETE that take none, and ignored by GET', async () => {
+  it('is refused by POST and DELETE that take none, before anything is changed, and ignored by GET', async () => {
     const json = { 'content-type': 'application/json' };
     const send = (method: string, path: string, body?: string) =>
       fetch(`${here.url}${path}`, { method, ...(body !== undefined && { body, headers: json }) });
@@ -314,12 +318,16 @@ describe('a query', () => {
       path,
       message: 'is not a known member: this operation takes no query',
     }));
+    changed.length = 0;
     for (const refused of [
       send('POST', '/things?dry_run=true&__proto__=1', '{"name":"a"}'),
       send('DELETE', '/things/a?dry_run&__proto__'),
     ])
       expect((await problem(await refused, 400, 'invalid-request')).faults).toEqual(faults);
+    expect(changed).toEqual([]);
     expect((await send('POST', '/things?', '{"name":"a"}')).status).toBe(201);
+    expect((await send('DELETE', '/things/b')).status).toBe(204);
+    expect(changed).toEqual(['a', 'b']);
     expect((await send('GET', '/things/a?of=old')).status).toBe(200);
   });
 
@@ -453,17 +461,22 @@ it('every answer has X-Content-Type-Options: nosniff', async () => {
   }
 });
 
-it('bodies with 100,000 brackets or thousands of faults are refused', async () => {
-  const { app, url } = await startApp();
+it('bodies with a million levels or thousands of faults are refused without harm to the next request', async () => {
+  const { app, url, log } = await startApp();
   try {
     const send = (body: string) =>
       fetch(`${url}/trials/orders`, { method: 'POST', body, headers: { 'content-type': 'application/json' } });
-    await problem(await send('['.repeat(100_000)), 400, 'invalid-request');
-    await problem(await send('{"a":'.repeat(100_000)), 400, 'invalid-request');
+    for (const body of [
+      ...['['.repeat(1_000_000), '{"a":'.repeat(200_000)],
+      `{"customer_id":"c","metadata":${'['.repeat(500_000)}${']'.repeat(500_000)}}`,
+    ])
+      expect((await problem(await send(body), 400, 'invalid-request')).detail).toMatch(/nested deeper than 32 levels/);
     const lines = (count: number) => `{"customer_id":"c","lines":[${'{},'.repeat(count - 1)}{}]}`;
     const { faults, detail } = await problem(await send(lines(2_000)), 400, 'invalid-request');
     expect([(faults as unknown[]).length, detail]).toEqual([100, 'lines.0.product_id: is required (and 3999 more)']);
     expect(pathsOf(await problem(await send(lines(100_000)), 400, 'invalid-request'))).toEqual(['lines']);
+    expect((await send('{"customer_id":"c","product_id":"p","quantity":1}')).status).toBe(200);
+    expect(log.filter((line) => /fail|Error/.test(line))).toEqual([]);
   } finally {
     await app.close();
   }
