@@ -211,6 +211,47 @@ describe('a reversal', () => {
     }
   });
 
+  /** Begins an authorisation. @returns a function that has the provider answer, for the outcome */
+  const heldUp = async (isCarriedOut: boolean): Promise<() => Promise<PaymentOutcome[]>> => {
+    const [asked, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slow: PaymentProvider = {
+      perform: async (...given) => {
+        if (isCarriedOut) await one.simulated.perform(...given);
+        asked.resolve();
+        await goOn.promise;
+        return one.simulated.perform(...given);
+      },
+    };
+    const outcome = one.with(slow).execute(tenant, [authorise(order, 500)]);
+    await asked.promise;
+    return () => {
+      goOn.resolve();
+      return outcome;
+    };
+  };
+
+  it.each(['before', 'after'])(
+    'that overtakes an authorisation %s the provider carries it out voids it',
+    async (when) => {
+      const answer = await heldUp(when === 'after');
+      expect(await two.performOperations.execute(tenant, [reverse(order)])).toEqual([moved(500)]);
+      expect(await answer()).toEqual([moved(500)]);
+      expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
+      expect(await perform(capture(order, 1))).toEqual([refused('reversed')]);
+    },
+  );
+
+  it('that finds an authorisation open and the provider down stays open, and voids it when repeated', async () => {
+    const answer = await heldUp(false);
+    const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
+    const reversal = reverse(order);
+    expect(await two.with(down).execute(tenant, [reversal])).toMatchObject([{ outcome: 'open' }]);
+    expect(await answer()).toEqual([moved(500)]);
+    expect(await perform(capture(order, 1))).toEqual([refused('reversed')]);
+    expect(await two.performOperations.execute(tenant, [reversal])).toEqual([moved(500)]);
+    expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
+  });
+
   it('reverses an authorisation whose worker died before it stored the answer of the provider', async () => {
     const dead: PaymentProvider = {
       perform: async (...asked) => {
