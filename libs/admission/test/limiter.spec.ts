@@ -89,7 +89,7 @@ describe('a limit', () => {
     expect(during(5_000).perSecond).toBeGreaterThan(700);
   });
 
-  it('rises back to 1,000 in a quiet period after an overload', () => {
+  it('rises back to 1,000 in a quiet period after an overload, and admits a burst again', () => {
     const { clock, demand, during, limiter, server } = start((at, random) => new Workers(at, random, 10, 10));
     server.slowness = 20;
     let perSecond = 1_000;
@@ -102,6 +102,10 @@ describe('a limit', () => {
     expect(limiter.limit).toBe(1_000);
     expect(limiter.inFlight).toBeLessThan(50);
     expect(clock.now).toBe(30_000);
+    demand.burst(950);
+    expect(demand.outcome().shed).toBe(0);
+    demand.burst(100);
+    expect(demand.outcome().shed).toBeGreaterThan(0);
   });
 
   it('falls back to 1,000 in a quiet period after a higher load', () => {

@@ -128,6 +128,11 @@ export class Demand {
     next();
   }
 
+  /** Requests that arrive at the same moment. */
+  burst(requests: number): void {
+    for (let request = 0; request < requests; request += 1) this.ask(() => undefined);
+  }
+
   /** A closed workload: a caller that asks again once it is answered, and waits as long as it is told to. */
   caller(): void {
     const again = (retryAfterMs: number): void => this.clock.after(retryAfterMs, () => this.ask(again));

@@ -210,11 +210,14 @@ describe('a variable with a name similar to one that is read', () => {
   };
   const standIns = { fallbacks: { CACHE_REDIS_URL: 'DATABASE_URL' } };
 
-  /** The arguments of everything that is logged. */
+  /** The level and the arguments of everything that is logged. */
   const said = (source: Record<string, string>): unknown[][] => {
     const lines: unknown[][] = [];
-    const take = (...parts: unknown[]): void => void lines.push(parts);
-    Logger.overrideLogger({ log: take, error: take, warn: take });
+    const at =
+      (level: string) =>
+      (...parts: unknown[]): void =>
+        void lines.push([level, ...parts]);
+    Logger.overrideLogger({ log: at('log'), error: at('error'), warn: at('warn') });
     try {
       readEnvironment(shape, source, standIns);
     } finally {
@@ -230,9 +233,9 @@ describe('a variable with a name similar to one that is read', () => {
     ['ADMIN_KEY_FILE', 'ADMIN_KEY'],
     ['ADMINKEY', 'ADMIN_KEY'],
     ['database_url', 'DATABASE_URL'],
-  ])('%s is logged with a code and without its value, unless the right one is set', (variable, meant) => {
+  ])('%s is logged as a warning, with a code and without its value, unless the right one is set', (variable, meant) => {
     const message = `${variable} is set, but nothing here reads it; did you mean ${meant}?`;
-    expect(said({ [variable]: 'secret' })).toEqual([[message, { code: 'variable-not-read' }, 'Configuration']]);
+    expect(said({ [variable]: 'secret' })).toEqual([['warn', message, { code: 'variable-not-read' }, 'Configuration']]);
     expect(said({ [variable]: 'secret', [meant]: 'x' })).toEqual([]);
   });
 

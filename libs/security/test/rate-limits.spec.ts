@@ -120,13 +120,13 @@ describe('a rate limit shared over Redis', () => {
     });
   });
 
-  it('counts per process while Redis is frozen, and does not wait for it long', async () => {
+  it('counts per process while Redis is frozen, and waits for it hardly longer than 200 ms', async () => {
     const by = await sharing({ requests: 20, perSeconds: 60 });
     process.kill(redis.pid, 'SIGSTOP');
     try {
-      const startedAt = performance.now();
-      expect((await by.take('meanwhile')).isRefused).toBe(false);
-      expect(performance.now() - startedAt).toBeLessThan(5_000);
+      // Timers expire in order, however late, so a busy machine does not change which one is first.
+      const first = await Promise.race([by.take('meanwhile'), sleep(250, 'late')]);
+      expect(first).toMatchObject({ isRefused: false });
       expect(await through(by, 'meanwhile', 30)).toBe(19);
     } finally {
       process.kill(redis.pid, 'SIGCONT');
