@@ -31,7 +31,7 @@ const gatewayTo = async (urls: readonly string[], options: Parameters<typeof sta
   return gateway;
 };
 
-/** A real service, which keeps connections open long enough for its callers to close them. */
+/** A real service, which drains long enough for its callers to close their connections. */
 const startCache = async (port: number): Promise<{ close(): Promise<void> }> => {
   const app = await createService(
     {
@@ -48,7 +48,7 @@ const startCache = async (port: number): Promise<{ close(): Promise<void> }> => 
   return { close };
 };
 
-/** Callers that go on until they are stopped; every answer other than 200 counts as a failure. */
+/** Callers that send requests until they are stopped; every answer other than 200 counts as a failure. */
 const load = (callers: number, ask: () => Promise<Response>) => {
   const failures: unknown[] = [];
   let answered = 0;
@@ -73,14 +73,14 @@ const load = (callers: number, ask: () => Promise<Response>) => {
   return { failures, more, stop };
 };
 
-/** A request without an idempotency key, which must not be repeated. */
+/** A request without an idempotency key, which must not be retried. */
 const post = (url: string, path: string) =>
   fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"get":["a"]}' });
 
 const received = ({ received: all }: FakeUpstream): number => all.length;
 
 describe('instances behind the gateway', () => {
-  it('are rolled one by one under load without a request that fails', async () => {
+  it('are restarted one by one under load without a failed request', async () => {
     const ports = await Promise.all([freePort(), freePort(), freePort()]);
     const running = await Promise.all(ports.map(startCache));
     const gateway = await gatewayTo(ports.map((port) => `http://127.0.0.1:${port}`));
@@ -96,7 +96,7 @@ describe('instances behind the gateway', () => {
     expect(calls.failures).toEqual([]);
   });
 
-  it('may break off: what can be repeated does not fail, and of the rest what was on its way there', async () => {
+  it('may crash: no retryable request fails, and of others only those in flight to the instance', async () => {
     const [victim, ...others] = await Promise.all([upstream(), upstream(), upstream()]);
     const gateway = await gatewayTo([victim.url, ...others.map(({ url }) => url)]);
     const repeatable = load(6, () => fetch(`${gateway.url}/orders`));
@@ -109,7 +109,7 @@ describe('instances behind the gateway', () => {
     expect(rest.failures.length).toBeLessThanOrEqual(6);
   });
 
-  it('that refuse connections cost no request, whatever its method, and are used when they are there', async () => {
+  it('that refuse connections make no request fail, not even a POST, and are used once they run', async () => {
     const port = await freePort();
     const other = await upstream();
     const gateway = await gatewayTo([`http://127.0.0.1:${port}`, other.url]);
@@ -121,7 +121,7 @@ describe('instances behind the gateway', () => {
     });
   });
 
-  it('that do not answer are left out after some requests', async () => {
+  it('that do not answer get no more requests after some, until they answer again', async () => {
     const hanging = await upstream(() => {});
     // Slow enough that the first, concurrent requests are split evenly: an ejection takes three that are late.
     const other = await upstream((_request, response) => void setTimeout(() => response.end('{}'), 200));
@@ -142,7 +142,7 @@ describe('instances behind the gateway', () => {
     });
   });
 
-  it('that are slow get little to do', async () => {
+  it('that are slow get few requests', async () => {
     const slow = await upstream((_request, response) => void setTimeout(() => response.end('{}'), 200));
     const others = await Promise.all([upstream(), upstream()]);
     const gateway = await gatewayTo([slow.url, ...others.map(({ url }) => url)]);
@@ -152,7 +152,7 @@ describe('instances behind the gateway', () => {
     for (const other of others) expect(received(slow)).toBeLessThan(received(other) / 3);
   });
 
-  it('that fail whatever they are asked, and at once, get next to nothing until they are ready', async () => {
+  it('that fail every request at once get hardly any requests until they recover', async () => {
     const failing = await upstream((_request, response) => jsonAnswer(response, 503, { code: 'unavailable' }));
     const others = await Promise.all([upstream(), upstream()]);
     const gateway = await gatewayTo([failing.url, ...others.map(({ url }) => url)]);
@@ -169,7 +169,7 @@ describe('instances behind the gateway', () => {
     });
   });
 
-  it('are told apart by their names where they have one address', async () => {
+  it('with different names for one address are separate', async () => {
     const both = await upstream();
     const { port } = new URL(both.url);
     const gateway = await gatewayTo([both.url, `http://localhost:${port}`]);
@@ -178,7 +178,7 @@ describe('instances behind the gateway', () => {
     expect(hosts).toEqual(new Set([`127.0.0.1:${port}`, `localhost:${port}`]));
   });
 
-  it('that have too much to do go on getting requests', async () => {
+  it('that are overloaded are not ejected', async () => {
     const busy: FakeUpstream['answer'] = (_request, response) => {
       response.setHeader(fullHeader, 'requests');
       jsonAnswer(response, 503, { code: 'unavailable' });
@@ -194,7 +194,7 @@ describe('instances behind the gateway', () => {
     expect(samples.get('balancing_ejections_total{balancing_service="order",network_transport="http"}')).toBe(0);
   });
 
-  it('that are starting cost no request, whatever its method, and are used when they have started', async () => {
+  it('that are starting make no request fail, not even a POST, and are used once they have started', async () => {
     const port = await freePort();
     const room = new WaitingRoom({ HOST: '127.0.0.1', PORT: port }, () => [{ name: 'order-database' }], 0);
     closing.push(() => room.close());
@@ -210,7 +210,7 @@ describe('instances behind the gateway', () => {
     });
   });
 
-  it('that say they end the connection get no more requests', async () => {
+  it('that answer with Connection: close get no more requests', async () => {
     const ending = await upstream((_request, response) => void response.setHeader('connection', 'close').end('{}'));
     const other = await upstream();
     const gateway = await gatewayTo([ending.url, other.url]);
@@ -218,7 +218,7 @@ describe('instances behind the gateway', () => {
     expect(received(ending)).toBeLessThanOrEqual(1);
   });
 
-  it('are not taken for about to stop when they are asked by HEAD', async () => {
+  it('are not ejected because of the answers to HEAD', async () => {
     const both = await Promise.all([upstream(), upstream()]);
     const gateway = await gatewayTo(both.map(({ url }) => url));
     for (let request = 0; request < 6; request += 1)
@@ -227,7 +227,7 @@ describe('instances behind the gateway', () => {
     expect(samples.get('balancing_ejections_total{balancing_service="order",network_transport="http"}')).toBe(0);
   });
 
-  it('take so many requests at once, and what is too much is refused at once', async () => {
+  it('get at most maxInFlight requests each, and further requests are refused at once', async () => {
     const { promise: goOn, resolve: release } = Promise.withResolvers<void>();
     const waiting: FakeUpstream['answer'] = async (_request, response) => {
       await goOn;
@@ -250,7 +250,7 @@ describe('instances behind the gateway', () => {
     expect((await Promise.all(taken)).map(({ status }) => status)).toEqual([200, 200]);
   });
 
-  it('are free for others while somebody does not read an answer', async () => {
+  it('are free for other requests while a caller does not read an answer', async () => {
     const large = Buffer.alloc(64_000_000);
     const one = await upstream(({ url }, response) => void response.end(url === '/orders/large' ? large : '{}'));
     const gateway = await gatewayTo([one.url], { proxy: { maxInFlight: 1 } });
@@ -261,7 +261,7 @@ describe('instances behind the gateway', () => {
     reader.destroy();
   });
 
-  it('that are all dead are not asked much more than there are requests', async () => {
+  it('that are all dead get few retries, limited by a budget', async () => {
     const cutting: FakeUpstream['answer'] = (_request, response) => void response.destroy();
     const dead = await Promise.all([upstream(cutting), upstream(cutting), upstream(cutting)]);
     const gateway = await gatewayTo(dead.map(({ url }) => url));
@@ -282,7 +282,7 @@ describe('instances behind the gateway', () => {
     expect(samples.get(`balancing_refused_total{balancing_reason="budget",${of},${over}}`)).toBeGreaterThan(0);
   });
 
-  it('make a service degraded when some are down, and any of them has its document', async () => {
+  it('make a service degraded if some are down, and its document is read from one that is up', async () => {
     const answer: FakeUpstream['answer'] = ({ url }, response) =>
       url === '/openapi.json'
         ? jsonAnswer(response, 200, { openapi: '3.1.0', paths: {}, components: {} })
@@ -295,7 +295,7 @@ describe('instances behind the gateway', () => {
     expect(document.info.description).not.toContain('cannot be reached');
   });
 
-  it('are found by a name of the system', async () => {
+  it('can be configured as localhost', async () => {
     const { server } = await upstream();
     const gateway = await gatewayTo([`http://localhost:${(server.address() as AddressInfo).port}`]);
     for (let request = 0; request < 4; request += 1) expect((await post(gateway.url, '/orders')).status).toBe(200);
@@ -304,7 +304,7 @@ describe('instances behind the gateway', () => {
   it.each([
     ['round-robin', 10, 10],
     ['least-loaded', 0, 4],
-  ] as const)('are chosen as it is configured: %s', async (policy, least, most) => {
+  ] as const)('are chosen by the configured policy: %s', async (policy, least, most) => {
     const slow = await upstream((_request, response) => void setTimeout(() => response.end('{}'), 40));
     const quick = await upstream();
     const gateway = await gatewayTo([slow.url, quick.url], { ORDER_BALANCE: policy });

@@ -51,7 +51,7 @@ const standard = async () => ({
 });
 
 describe('GET /openapi.json', () => {
-  it('joins what the services say to what the gateway answers itself', async () => {
+  it('merges the documents of the services with that of the gateway', async () => {
     const document = await documentFrom(await start(await standard()));
     expect(Object.keys(document.paths).toSorted()).toEqual([
       '/admin/log-level',
@@ -69,7 +69,7 @@ describe('GET /openapi.json', () => {
     expect(document.info.description).not.toContain('missing');
   });
 
-  it('leaves a service out that cannot be reached, says so, and takes it in later', async () => {
+  it('omits a service that cannot be reached, says so, and includes it later', async () => {
     const port = await freePort();
     const urls = { ...(await standard()), cache: `http://127.0.0.1:${port}` };
     const gateway = await start(urls, { freshMs: 0 });
@@ -82,7 +82,7 @@ describe('GET /openapi.json', () => {
     expect(complete.info.description).not.toContain('missing');
   });
 
-  it('keeps the last known part of a service that has gone', async () => {
+  it('keeps the last known document of a service that has stopped', async () => {
     const gone = await startUpstream((_request, response) => jsonAnswer(response, 200, documentOf('/cache', 'get')));
     const gateway = await start({ ...(await standard()), cache: gone.url }, { freshMs: 0 });
     const before = await documentFrom(gateway);
@@ -106,14 +106,14 @@ describe('GET /openapi.json', () => {
     ['no JSON', (_request, response) => void response.end('<html>')],
     ['no document', (_request, response) => jsonAnswer(response, 200, null)],
     ['another address', (_request, response) => void response.writeHead(302, { location: '/' }).end()],
-  ])('leaves a service out that answers %s', async (_name, answer) => {
+  ])('omits a service that answers with %s', async (_name, answer) => {
     const odd = await startUpstream(answer);
     closing.push(odd.stop);
     const document = await documentFrom(await start({ ...(await standard()), cache: odd.url }));
     expect(document.info.description).toMatch(/missing here.*: cache\./);
   });
 
-  it('follows a service that changes', async () => {
+  it('follows changes of a service', async () => {
     let version = 1;
     const cache = await upstreamWith(() => documentOf(`/cache/${version}`, 'get'));
     const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 0 });
@@ -122,7 +122,7 @@ describe('GET /openapi.json', () => {
     expect(Object.keys((await documentFrom(gateway)).paths)).toContain('/cache/2');
   });
 
-  it('follows it also where the clock of the machine is set back', async () => {
+  it('follows changes of a service even if the clock is set back', async () => {
     let version = 1;
     const cache = await upstreamWith(() => documentOf(`/cache/${version}`, 'get'));
     const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 0 });
@@ -136,7 +136,7 @@ describe('GET /openapi.json', () => {
     }
   });
 
-  it('asks once for all who look, and again only when it is no longer fresh', async () => {
+  it('fetches a document once for concurrent and later requests while it is fresh', async () => {
     const cache = await upstreamWith(() => documentOf('/cache', 'get'));
     const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 60_000 });
     await Promise.all([documentFrom(gateway), documentFrom(gateway), documentFrom(gateway)]);
@@ -144,7 +144,7 @@ describe('GET /openapi.json', () => {
     expect(cache.received).toHaveLength(1);
   });
 
-  it('keeps apart what services of two versions call by one name, and says so', async () => {
+  it('renames schemas that differ between services under one name, and says so', async () => {
     const other = { Problem: { type: 'string' }, HealthReport: { type: 'string' } };
     const document = { ...documentOf('/cache', 'get', other), paths: { '/cache': answeringProblem('get') } };
     const gateway = await start({ ...(await standard()), cache: (await upstreamWith(() => document)).url });
@@ -160,7 +160,7 @@ describe('GET /openapi.json', () => {
 });
 
 describe('GET /docs', () => {
-  it('is Swagger UI with the merged document', async () => {
+  it('shows Swagger UI with the merged document', async () => {
     const gateway = await start(await standard());
     const page = await fetch(`${gateway.url}/docs`);
     expect(page.headers.get('content-type')).toContain('text/html');

@@ -55,13 +55,13 @@ const expectProblem = async (answer: Response, code: string, detail: RegExp): Pr
   expect(await answer.json()).toMatchObject({ code, type: `/problems/${code}`, detail: expect.stringMatching(detail) });
 };
 
-describe('a service that', () => {
-  it('does not run is unavailable, and nothing has happened', async () => {
+describe('a service', () => {
+  it('that does not run is unavailable, and the answer says that the request had no effect', async () => {
     const answer = await fetch(`${gateway.url}/cache?key=a`);
     await expectProblem(answer, 'unavailable', /^The cache service cannot be reached\. .*no effect/);
   });
 
-  it('has a name that nobody knows is unavailable', async () => {
+  it('with an unknown host name is unavailable', async () => {
     const url = 'http://nowhere.invalid';
     const other = await startGateway(allAt(url));
     await expectProblem(
@@ -72,25 +72,25 @@ describe('a service that', () => {
     await other.close();
   });
 
-  it('does not answer in time has exceeded the deadline', async () => {
+  it('that does not answer in time exceeds the deadline, and the request may have taken effect', async () => {
     order.answer = () => {};
     const answer = await fetch(`${gateway.url}/orders`, { method: 'POST' });
     await expectProblem(answer, 'deadline-exceeded', /may have taken effect/);
     expect(order.received).toHaveLength(1);
   });
 
-  it('stops in the middle of its answer does not seem to have finished it', async () => {
+  it('that stops in the middle of its answer makes the answer fail', async () => {
     order.answer = (_request, response) => void response.writeHead(200, { 'content-length': '9' }).write('{"half":');
     const answer = await fetch(`${gateway.url}/orders`);
     await expect(answer.text()).rejects.toThrow();
   });
 
-  it('speaks another protocol is unavailable', async () => {
+  it('that speaks another protocol is unavailable', async () => {
     inventory.onConnection = (socket) => void socket.end('SSH-2.0-OpenSSH_9.2\r\n');
     await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /failed before it answered/);
   });
 
-  it('comes back is used again', async () => {
+  it('is used as soon as it starts, and is unavailable again once it stops', async () => {
     const port = await freePort();
     const url = `http://127.0.0.1:${port}`;
     const other = await startGateway(allAt(url));
@@ -103,7 +103,7 @@ describe('a service that', () => {
   });
 });
 
-describe('a request whose connection breaks before it is answered', () => {
+describe('a request whose connection breaks before the answer', () => {
   /** Breaks the first connection once the request has arrived, and answers all others. */
   const breakOnce = (): { requests: string[] } => {
     const seen = { requests: [] as string[] };
@@ -125,10 +125,10 @@ describe('a request whose connection breaks before it is answered', () => {
 
   it.each<[string, string, RequestInit]>([
     ['GET', '/stock/a', { method: 'GET' }],
-    ['GET of what may not have changed', '/products/a', { method: 'GET', headers: { 'if-none-match': '"v1"' } }],
+    ['GET with If-None-Match', '/products/a', { method: 'GET', headers: { 'if-none-match': '"v1"' } }],
     ['PUT', '/products/a', { method: 'PUT', body: '{"name":"a"}' }],
     ['POST with an Idempotency-Key', '/stock/a/adjustments', keyed('POST', '{"delta":1}')],
-  ])('is repeated once: %s', async (_name, path, request) => {
+  ])('is retried once: %s', async (_name, path, request) => {
     const seen = breakOnce();
     const answer = await fetch(gateway.url + path, request);
     expect(answer.status).toBe(200);
@@ -140,19 +140,19 @@ describe('a request whose connection breaks before it is answered', () => {
     ['POST', '/stock/a/adjustments', { method: 'POST', body: '{"delta":1}' }],
     ['PATCH', '/products/a', { method: 'PATCH', body: '{}' }],
     ['PUT with If-Match', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-match': '"v1"' } }],
-    ['PUT where nothing is', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-none-match': '*' } }],
-    ['PUT of what was counted on the shelf', '/stock/a', { method: 'PUT', body: '{"on_hand":1}' }],
-    ['the same by another spelling', '/%73tock/a', { method: 'PUT', body: '{"on_hand":1}' }],
-    ['the same with a key that nobody reads', '/stock/a', keyed('PUT', '{"on_hand":1}')],
-    ['what was counted on many shelves, with such a key', '/stock/batch', keyed('POST', '{"stock":[]}')],
-  ])('is not repeated: %s', async (_name, path, request) => {
+    ['PUT with If-None-Match: *', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-none-match': '*' } }],
+    ['PUT of a stock count', '/stock/a', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['PUT of a stock count at a percent-encoded path', '/%73tock/a', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['PUT of a stock count with a key that is not read', '/stock/a', keyed('PUT', '{"on_hand":1}')],
+    ['POST of stock counts with a key that is not read', '/stock/batch', keyed('POST', '{"stock":[]}')],
+  ])('is not retried: %s', async (_name, path, request) => {
     const seen = breakOnce();
     const answer = await fetch(gateway.url + path, request);
     await expectProblem(answer, 'unavailable', /failed before it answered.*may have taken effect/);
     expect(seen.requests).toHaveLength(1);
   });
 
-  it('is not repeated where the service reads no keys', async () => {
+  it('is not retried if the service does not read idempotency keys', async () => {
     const counters = await startGateway({ ...allAt(inventory.url), order: order.url });
     const seen = breakOnce();
     const counted = keyed('POST', '{"increment":1}');
@@ -161,7 +161,7 @@ describe('a request whose connection breaks before it is answered', () => {
     await counters.close();
   });
 
-  it('is not said to have had no effect because nobody is reached the second time', async () => {
+  it('may have taken effect even if the retry reaches no instance', async () => {
     const nobody = `http://127.0.0.1:${await freePort()}`;
     const other = await startGateway({ ...allAt(nobody), inventory: `${inventory.url},${nobody}` });
     inventory.onConnection = (socket) => void socket.on('data', () => socket.destroy());
@@ -175,7 +175,7 @@ describe('a request whose connection breaks before it is answered', () => {
     await other.close();
   });
 
-  it('is not repeated for ever', async () => {
+  it('is not retried a second time', async () => {
     let connections = 0;
     inventory.onConnection = (socket) => {
       connections += 1;

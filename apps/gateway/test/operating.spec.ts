@@ -28,7 +28,7 @@ const gatewayTo = async (order: string, inventory: string, others: string) => {
 };
 
 describe('GET /health/ready', () => {
-  it('is ok when all services are ready', async () => {
+  it('is ok if all services are ready', async () => {
     const { url } = await upstream(ready(200, 'ok'));
     const answer = await fetch(`${(await gatewayTo(url, url, url)).url}/health/ready`);
     expect(answer.status).toBe(200);
@@ -38,7 +38,7 @@ describe('GET /health/ready', () => {
     expect(await answer.json()).toMatchObject({ status: 'ok', details });
   });
 
-  it('is degraded while one can be used, and says what each is', async () => {
+  it('is degraded if only some services can be used, and shows the state of each', async () => {
     const [down, degraded] = await Promise.all([upstream(ready(503, 'error')), upstream(ready(200, 'degraded'))]);
     const answer = await fetch(`${(await gatewayTo(degraded.url, down.url, await nobody())).url}/health/ready`);
     expect(answer.status).toBe(200);
@@ -50,7 +50,7 @@ describe('GET /health/ready', () => {
     });
   });
 
-  it('fails when none can be used, and recovers', async () => {
+  it('fails if no service can be used, and recovers', async () => {
     let status = 503;
     const { url } = await upstream((_request, response) => jsonAnswer(response, status, { status: 'ok' }));
     const gateway = await gatewayTo(url, url, await nobody());
@@ -63,14 +63,14 @@ describe('GET /health/ready', () => {
 });
 
 describe('GET /metrics', () => {
-  it('tells of the gateway itself, whatever the services are', async () => {
+  it('contains the metrics of the gateway itself', async () => {
     const { url } = await upstream((_request, response) => jsonAnswer(response, 200, {}));
     const answer = await fetch(`${(await gatewayTo(url, url, url)).url}/metrics`);
     expect(answer.status).toBe(200);
     expect(samplesIn(await answer.text()).get('process_uptime_seconds')).toBeGreaterThan(0);
   });
 
-  it('tells what its health tells of the services', async () => {
+  it('contains the health of the services', async () => {
     const [up, degraded] = await Promise.all([upstream(ready(200, 'ok')), upstream(ready(200, 'degraded'))]);
     const read = async (gateway: { url: string }) => samplesIn(await (await fetch(`${gateway.url}/metrics`)).text());
     const some = await read(await gatewayTo(up.url, degraded.url, await nobody()));
@@ -86,8 +86,8 @@ describe('GET /metrics', () => {
   });
 });
 
-describe('a gateway that is closed', () => {
-  it('finishes what it has passed on', async () => {
+describe('a closing gateway', () => {
+  it('finishes requests in flight', async () => {
     const { promise: arrived, resolve: arrive } = Promise.withResolvers<void>();
     const { promise: goOn, resolve: release } = Promise.withResolvers<void>();
     const slow = await upstream(async (_request, response) => {
@@ -108,7 +108,7 @@ describe('a gateway that is closed', () => {
 });
 
 describe('the environment', () => {
-  it('names every service that is missing, at once', () => {
+  it('reports all missing services at once', () => {
     expect(() => readEnvironment(gatewayEnvironment, {})).toThrow(
       /ORDER_URL: .*\n.*INVENTORY_URL: .*\n.*CACHE_URL: .*\n.*PAYMENT_URL: .*\n.*SALES_URL: .*\n.*WEBHOOKS_URL: /,
     );
@@ -135,7 +135,7 @@ describe('the environment', () => {
     expect(() => readEnvironment(gatewayEnvironment, source)).toThrow(/ORDER_URL: .*must/);
   });
 
-  it('takes origins, with or without a last slash, and several of them', () => {
+  it('accepts one or several origins per service, with or without a trailing slash', () => {
     const source = {
       ORDER_URL: 'http://order:3001/',
       INVENTORY_URL: 'https://i.example, http://other:3002',

@@ -80,7 +80,7 @@ describe('the route table', () => {
     expect(upstream().received.map(({ url }) => url)).toEqual([path]);
   });
 
-  it.each(['/ordersx', '/nothing', '/orders.json'])('answers %s itself: there is nothing', async (path) => {
+  it.each(['/ordersx', '/nothing', '/orders.json'])('answers %s with 404 itself', async (path) => {
     const answer = await fetch(gateway.url + path);
     expect(answer.status).toBe(404);
     expect(answer.headers.get('content-type')).toContain('application/problem+json');
@@ -98,18 +98,18 @@ describe('a request', () => {
     ['/orders/'],
     ['/orders/%E2%82%AC/%25'],
     ['/orders/a..b/.c/d..e'],
-  ])('keeps its address: %s', async (path) => {
+  ])('keeps its URL: %s', async (path) => {
     await raw(gateway.url, requestBytes(`GET ${path}`));
     expect(order.received.map(({ url }) => url)).toEqual([path]);
   });
 
-  it('may have a backslash in its address', async () => {
+  it('can have a backslash in its URL, which is encoded', async () => {
     await raw(gateway.url, requestBytes('GET /orders/a\\b'));
     expect(order.received.map(({ url }) => url)).toEqual(['/orders/a%5Cb']);
   });
 
   it.each(['/orders/../stock', '/orders/.', '/orders/%2e/a', '/orders/a%2F..%2Fb', '/orders/..%5Cb', '/orders/..a'])(
-    'is refused where its address leads elsewhere: %s',
+    'is refused if its path has dot segments, also encoded, or a segment that begins with two dots: %s',
     async (path) => {
       const answer = await raw(gateway.url, requestBytes(`GET ${path}`));
       expect(answer.status).toBe(400);
@@ -122,7 +122,7 @@ describe('a request', () => {
     ['/orders/a#%zz', '/orders/a'],
     ['/orders?a=1#b?c', '/orders?a=1'],
     ['/orders#/../metrics', '/orders'],
-  ])('loses what is not for servers: %s', async (path, passed) => {
+  ])('loses its fragment: %s', async (path, passed) => {
     const answer = await raw(gateway.url, requestBytes(`GET ${path}`));
     expect([answer.status, ...order.received.map(({ url }) => url)]).toEqual([200, passed]);
   });
@@ -136,10 +136,10 @@ describe('a request', () => {
   );
 
   it.each([
-    ['JSON that is written oddly', 'application/json', Buffer.from('{ "a" :\n1.0, "a": 2, "\\u00e4": 1e400 }')],
+    ['unusual JSON', 'application/json', Buffer.from('{ "a" :\n1.0, "a": 2, "\\u00e4": 1e400 }')],
     ['JSON with parameters', 'application/json; charset=utf-8', Buffer.from('{}')],
-    ['what is no JSON', 'application/json', Buffer.from('{"a":')],
-    ['bytes that are no UTF-8', 'application/json', Buffer.from([0x22, 0xff, 0xc3, 0x22])],
+    ['invalid JSON', 'application/json', Buffer.from('{"a":')],
+    ['invalid UTF-8', 'application/json', Buffer.from([0x22, 0xff, 0xc3, 0x22])],
     ['another type', 'text/plain; charset=latin1', Buffer.from('hello')],
     ['bytes', 'application/octet-stream', Buffer.from([0, 1, 2, 255])],
   ])('keeps its body: %s', async (_name, type, body) => {
@@ -152,7 +152,7 @@ describe('a request', () => {
     expect(order.received[0]!.headers).toMatchObject({ 'content-type': type, 'content-length': String(body.length) });
   });
 
-  it('keeps a body without a type, and one in chunks', async () => {
+  it('keeps a body without a content type, and a chunked one', async () => {
     await raw(gateway.url, requestBytes('POST /orders', ['content-length: 2'], '{}'));
     const chunked = ['transfer-encoding: chunked', 'content-type: application/json'];
     await raw(gateway.url, requestBytes('PUT /orders', chunked, '1\r\n{\r\n1\r\n}\r\n0\r\n\r\n'));
@@ -160,13 +160,13 @@ describe('a request', () => {
     expect(order.received[0]!.headers['content-type']).toBeUndefined();
   });
 
-  it('loses a body that its method has none of', async () => {
+  it('loses its body if the method has none', async () => {
     await raw(gateway.url, requestBytes('GET /orders', ['content-type: application/json', 'content-length: 2'], '{}'));
     expect(order.received).toHaveLength(1);
     expect(order.received[0]!.headers['content-length']).toBeUndefined();
   });
 
-  it('keeps its header fields, but those of the connection', async () => {
+  it('keeps its header fields, except hop-by-hop ones', async () => {
     const kept = { 'idempotency-key': '"k,1"', 'if-match': '"v1"', 'x-request-id': 'r-1', accept: 'application/json' };
     const dropped = ['keep-alive: timeout=5', 'te: trailers', 'proxy-authorization: Basic eDp5', 'x-secret: 1'];
     const fields = Object.entries(kept).map(([name, value]) => `${name}: ${value}`);
@@ -180,7 +180,7 @@ describe('a request', () => {
   });
 
   it.each(['idempotency-key', 'If-Match, close', 'Content-Type', 'X-Forwarded-For', 'close,cleave-caller'])(
-    'is refused where its connection is to drop what others go by: %s',
+    'is refused if its Connection field names a field that must not be dropped: %s',
     async (named) => {
       const bytes = requestBytes('POST /orders', ['idempotency-key: "k"']).toString();
       const answer = await raw(gateway.url, Buffer.from(bytes.replace('connection: close', `connection: ${named}`)));
@@ -189,7 +189,7 @@ describe('a request', () => {
     },
   );
 
-  it('cannot bring fields of its own into what is passed on', async () => {
+  it('cannot inject header fields into the forwarded request', async () => {
     for (const value of ['a%0d%0ax-evil: 1', 'a\\r\\nx-evil: 1', '"a"; x-evil: 1', '\u00e4\u0085x-evil: 1']) {
       order.received.length = 0;
       await raw(gateway.url, requestBytes(`GET /orders?a=${encodeURIComponent(value)}`, [`x-own: ${value}`]));
@@ -201,7 +201,7 @@ describe('a request', () => {
     expect(order.received).toHaveLength(1);
   });
 
-  it('says for whom it is passed on', async () => {
+  it('is forwarded with X-Forwarded-For, -Host and -Proto', async () => {
     await raw(gateway.url, requestBytes('GET /orders'));
     await raw(gateway.url, requestBytes('GET /orders', ['x-forwarded-for: 10.1.1.1', 'x-forwarded-proto: https']));
     expect(order.received[0]!.headers).toMatchObject({
@@ -216,14 +216,14 @@ describe('a request', () => {
     });
   });
 
-  it('may ask for an upgrade, which nobody offers', async () => {
+  it('loses a request to upgrade', async () => {
     const bytes = requestBytes('GET /orders', ['upgrade: websocket']).toString();
     await raw(gateway.url, Buffer.from(bytes.replace('connection: close', 'connection: close, upgrade')));
     expect(order.received).toHaveLength(1);
     expect(order.received[0]!.headers.upgrade).toBeUndefined();
   });
 
-  it('may wait for 100 Continue', async () => {
+  it('gets 100 Continue if it expects that', async () => {
     const socket = connect(gateway.port, '127.0.0.1').setEncoding('utf8');
     const fields = ['expect: 100-continue', 'content-type: application/json', 'content-length: 2'];
     socket.write(requestBytes('POST /orders', fields));
@@ -256,7 +256,7 @@ describe('an answer', () => {
     expect(await answer.text()).toBe('{"ok": true }');
   });
 
-  it.each([204, 304, 404, 418, 500, 502, 503])('may be %i', async (status) => {
+  it.each([204, 304, 404, 418, 500, 502, 503])('with the status %i is passed on, without a retry', async (status) => {
     order.answer = (_request, response) => void response.writeHead(status, { etag: '"v1"' }).end();
     const answer = await fetch(`${gateway.url}/orders/1`);
     expect([answer.status, answer.headers.get('etag')]).toEqual([status, '"v1"']);
@@ -264,13 +264,13 @@ describe('an answer', () => {
     expect(order.received).toHaveLength(1);
   });
 
-  it('to HEAD says how long it would be', async () => {
+  it('to HEAD keeps its Content-Length', async () => {
     order.answer = (_request, response) => void response.writeHead(200, { 'content-length': '1234' }).end();
     const answer = await fetch(`${gateway.url}/orders/1`, { method: 'HEAD' });
     expect(answer.headers.get('content-length')).toBe('1234');
   });
 
-  it('keeps the header fields of its connection to itself', async () => {
+  it('loses its hop-by-hop header fields', async () => {
     order.answer = (_request, response) =>
       void response.writeHead(200, { connection: 'close, x-hop', 'x-hop': '1', 'keep-alive': 'timeout=3' }).end('{}');
     const answer = await fetch(`${gateway.url}/orders`);
@@ -279,7 +279,7 @@ describe('an answer', () => {
     expect(answer.headers.get('keep-alive')).not.toBe('timeout=3');
   });
 
-  it('does not say for the service whose pages may read it', async () => {
+  it('loses the CORS headers of the service', async () => {
     const headers = {
       'access-control-allow-origin': '*',
       'access-control-allow-credentials': 'true',
@@ -290,7 +290,7 @@ describe('an answer', () => {
     expect([...answer.headers.keys()].filter((it) => it.startsWith('access-control-'))).toEqual([]);
   });
 
-  it('is not waited for by a caller who has gone, and whoever was to give it hears of that', async () => {
+  it('is cancelled at the service if the caller disconnects', async () => {
     const [asked, gone] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     order.answer = (_request, response) => {
       response.once('close', () => gone.resolve());
@@ -305,7 +305,7 @@ describe('an answer', () => {
     expect((await fetch(`${gateway.url}/orders`)).status).toBe(200);
   });
 
-  it('is given up where nobody reads it, there as well as here', async () => {
+  it('is cancelled at the service if the caller does not read it', async () => {
     const impatient = await startGateway(allAt(order.url), { HTTP_ANSWER_MS: 500 });
     const { promise: gone, resolve } = Promise.withResolvers<void>();
     let written = 0;
@@ -326,7 +326,7 @@ describe('an answer', () => {
     await impatient.close();
   });
 
-  it('is passed on as it comes', async () => {
+  it('is streamed', async () => {
     const { promise: goOn, resolve } = Promise.withResolvers<void>();
     order.answer = async (_request, response) => {
       response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n');
@@ -340,7 +340,7 @@ describe('an answer', () => {
     expect((await reader.read()).value).toBe('data: 2\n\n');
   });
 
-  it('that breaks off does not look complete', async () => {
+  it('that breaks off does not appear complete', async () => {
     order.answer = (_request, response) => {
       response.writeHead(200, { 'content-type': 'application/json' });
       response.write('{"half":', () => response.destroy());
@@ -350,7 +350,7 @@ describe('an answer', () => {
   });
 });
 
-describe('what the service says is what the caller gets', () => {
+describe('the answer through the gateway equals that of the service', () => {
   const json = 'content-type: application/json';
   const sized = (body: Buffer | string): string => `content-length: ${Buffer.byteLength(body)}`;
   const tooLarge = Buffer.alloc(limits.bodyBytes + 1, 0x20);
@@ -371,18 +371,18 @@ describe('what the service says is what the caller gets', () => {
     ['a key that is repeated', 400, requestBytes('GET /cache?key=a&key=b')],
     ['a key that is missing', 400, requestBytes('GET /cache')],
     ['a query that cannot be decoded', 400, requestBytes('GET /cache?key=%ff')],
-    ['an address that cannot be decoded', 400, requestBytes('GET /cache/%zz')],
-    ['an address below that is unknown', 404, requestBytes('GET /cache/unknown')],
+    ['a path that cannot be decoded', 400, requestBytes('GET /cache/%zz')],
+    ['an unknown path below it', 404, requestBytes('GET /cache/unknown')],
     ['a method that is not answered', 405, requestBytes('PATCH /cache')],
-    ['another one', 405, requestBytes('TRACE /cache')],
-    ['bytes that are no UTF-8', 400, requestBytes('PUT /cache', [json, sized(notUtf8)], notUtf8)],
-    ['what is no JSON', 400, requestBytes('PUT /cache', [json, sized('{"key":')], '{"key":')],
+    ['the method TRACE', 405, requestBytes('TRACE /cache')],
+    ['invalid UTF-8', 400, requestBytes('PUT /cache', [json, sized(notUtf8)], notUtf8)],
+    ['invalid JSON', 400, requestBytes('PUT /cache', [json, sized('{"key":')], '{"key":')],
     ['deep JSON', 400, requestBytes('PUT /cache', [json, sized(deep)], deep)],
     ['no body', 400, requestBytes('PUT /cache', [json, 'content-length: 0'])],
     ['another type', 415, requestBytes('PUT /cache', ['content-type: text/plain', sized('{}')], '{}')],
     ['no type', 415, requestBytes('PUT /cache', [sized('{}')], '{}')],
     ['another charset', 415, requestBytes('PUT /cache', [`${json}; charset=latin1`, sized('{}')], '{}')],
-    ['a type that is none', 415, requestBytes('PUT /cache', ['content-type: json', sized('{}')], '{}')],
+    ['an invalid type', 415, requestBytes('PUT /cache', ['content-type: json', sized('{}')], '{}')],
     ['a large body', 413, requestBytes('PUT /cache', [json, sized(tooLarge)], tooLarge)],
     ['a large body announced', 413, requestBytes('PUT /cache', [json, sized(tooLarge)])],
     [

@@ -19,7 +19,7 @@ export interface FakeUpstream {
   url: string;
   server: Server;
   received: Received[];
-  /** How to answer a request, once its body has been read. */
+  /** Answers a request once its body has been read. */
   answer: (request: Received, response: ServerResponse) => void | Promise<void>;
   stop(): Promise<void>;
 }
@@ -31,7 +31,7 @@ export const startUpstream = async (answer?: FakeUpstream['answer'], port = 0): 
     request.on('end', () => {
       const { method = '', url = '', headers } = request;
       const received = { method, url, headers, body: Buffer.concat(chunks) };
-      // Instances that announced their shutdown are probed; probes are not requests of callers.
+      // Health checks are probes of the gateway, not requests of callers.
       if (!url.startsWith('/health/')) upstream.received.push(received);
       void upstream.answer(received, response);
     });
@@ -119,7 +119,7 @@ export const raw = async (url: string, bytes: Buffer): Promise<RawAnswer> => {
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   const chunks: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => chunks.push(chunk));
-  // A server that refuses a body may close the connection while it is still being sent.
+  // A server that refuses a body may close the connection before all of it was sent.
   socket.on('error', () => socket.destroy());
   await once(socket, 'connect');
   socket.write(bytes);

@@ -15,7 +15,7 @@ const configured: Record<string, BalancePolicy> = {
   cache: 'round-robin',
 };
 
-/** Which modules of this process call which others, with which policy. */
+/** Which module of this process calls which other one, with which policy. */
 const asked = async (environment: Record<string, string>): Promise<string[]> => {
   const settings = readMonolithEnvironment({ DATABASE_URL: 'postgres://nobody/nothing', ...environment });
   const all = modules(settings as never, { order: undefined, webhooks: undefined });
@@ -34,7 +34,7 @@ const asked = async (environment: Record<string, string>): Promise<string[]> => 
   return clients.toSorted();
 };
 
-it('each module balances what it asks others as their X_BALANCE says', async () => {
+it('each module balances its calls to another one by the X_BALANCE of that one', async () => {
   const variables = Object.entries(configured).map(([name, policy]) => [`${name.toUpperCase()}_BALANCE`, policy]);
   const clients = [
     ...['InventoryModule asks cache', 'OrderModule asks inventory', 'OrderModule asks payment'],

@@ -13,11 +13,11 @@ const faultsOf = (environment: Record<string, string>): string[] => {
 };
 
 describe('the environment of the monolith', () => {
-  it('needs nothing', () => {
+  it('requires no variable', () => {
     expect(faultsOf({})).toEqual([]);
   });
 
-  it('keeps keys with the orders, where it is not said where', () => {
+  it('uses the database of the orders for API keys by default', () => {
     const [orders, all] = ['postgres://orders/x', 'postgres://all/x'];
     const keysOf = (environment: Record<string, string>) => readMonolithEnvironment(environment).ACCESS_DATABASE_URL;
     expect(keysOf({})).toBeUndefined();
@@ -26,19 +26,19 @@ describe('the environment of the monolith', () => {
     expect(keysOf({ ORDER_DATABASE_URL: orders, ACCESS_DATABASE_URL: all })).toBe(all);
   });
 
-  it('takes a module that runs elsewhere, for messages and for REST', () => {
+  it('accepts the addresses of a module that runs elsewhere', () => {
     expect(faultsOf({ INVENTORY_AT: 'tcp://inventory:4002', INVENTORY_URL: 'http://inventory:3002' })).toEqual([]);
     expect(faultsOf({ SALES_URL: 'http://sales:3005' })).toEqual([]);
   });
 
-  it('names what is missing of a module that is said to run elsewhere', () => {
+  it('reports a missing address of a module that runs elsewhere', () => {
     expect(faultsOf({ INVENTORY_AT: 'tcp://inventory:4002', PAYMENT_URL: 'http://payment:3004' })).toEqual([
       'INVENTORY_URL is not set, but INVENTORY_AT says that inventory runs elsewhere; set it to http://host:port',
       'PAYMENT_AT is not set, but PAYMENT_URL says that the module runs elsewhere; set both or none',
     ]);
   });
 
-  it('refuses to answer over gRPC for orders that are kept elsewhere', () => {
+  it('refuses ORDER_GRPC_LISTEN if order runs elsewhere', () => {
     const elsewhere = { ORDER_AT: 'tcp://order:4001', ORDER_URL: 'http://order:3001' };
     expect(faultsOf({ ...elsewhere, ORDER_GRPC_LISTEN: '127.0.0.1:5001' })).toEqual([
       'ORDER_GRPC_LISTEN is of no use, because order runs elsewhere (ORDER_AT); set it there and leave it out here',

@@ -79,8 +79,8 @@ const keyOf = async (more: object = {}): Promise<IssuedKey> => {
   return (await answer.json()) as IssuedKey;
 };
 
-describe('what is written down', () => {
-  it('is who asked for what before it was done, and how it ended', async () => {
+describe('the audit log', () => {
+  it('records who requests an operation before it is performed, and its status afterwards', async () => {
     const before = await end();
     const { key, key_id } = await keyOf();
     const answer = await send(two, 'POST', `/keys/${key_id}/rotate`, { overlap_seconds: 60 }, key);
@@ -103,7 +103,7 @@ describe('what is written down', () => {
     expect(JSON.stringify(data)).not.toContain(key.split('_')[2]);
   });
 
-  it('keeps no key that somebody has sent in the place of its id, and the key is taken back', async () => {
+  it('masks a key that is sent in place of its id, and the key is revoked', async () => {
     const { key, key_id } = await keyOf({ scopes: ['admin'] });
     const before = await end();
     expect((await send(one, 'DELETE', `/keys/${key}`)).status).toBe(204);
@@ -116,7 +116,7 @@ describe('what is written down', () => {
     ]);
   });
 
-  it('keeps none either that was sent with a digit too few or otherwise not as it is', async () => {
+  it('masks a key that is truncated, extended, in upper case or without its prefix', async () => {
     const { key, key_id } = await keyOf({ scopes: ['admin'] });
     const before = await end();
     const written = [key.slice(0, -1), `${key}0`, key.toUpperCase(), key.slice('ck_'.length)];
@@ -129,7 +129,7 @@ describe('what is written down', () => {
     expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
   });
 
-  it('keeps none that was sent with characters in percent-encoding, however often', async () => {
+  it('masks a key that is percent-encoded once or twice', async () => {
     const { key, key_id } = await keyOf({ scopes: ['admin'] });
     const before = await end();
     const encoded = (text: string) => [...Buffer.from(text)].map((it) => `%${it.toString(16)}`).join('');
@@ -145,7 +145,7 @@ describe('what is written down', () => {
     expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
   });
 
-  it('is also what somebody was not allowed, and not what nobody asked who is known', async () => {
+  it('records forbidden requests, but no unauthenticated ones', async () => {
     const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
     const before = await end();
     expect((await send(one, 'POST', '/keys', { name: 'more', scopes: ['admin'] }, key)).status).toBe(403);
@@ -154,7 +154,7 @@ describe('what is written down', () => {
     expect(data).toMatchObject([{ key_id, operation: 'createKey', target: '/keys', status: 403 }]);
   });
 
-  it('is what somebody was not allowed a few times, and then how often', async () => {
+  it('records the first ten refusals of a caller one by one, and then their number', async () => {
     const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
     const { key: next } = (await (
       await send(one, 'POST', `/keys/${key_id}/rotate`, { overlap_seconds: 60 })
@@ -166,9 +166,9 @@ describe('what is written down', () => {
       return answer.headers.get('x-request-id');
     };
     const asked: (string | null)[] = [];
-    // A key and the one that replaces it count as one caller.
+    // A key and its replacement count as one caller.
     for (let times = 0; times < 15; times += 1) asked.push(await ask(key), await ask(next));
-    // A refusal of another operation still gets its own entry.
+    // A refusal of another operation gets an entry of its own.
     const hidden = await send(one, 'POST', '/keys', { name: 'more', scopes: ['admin'] }, key);
     const other = await keyOf({ scopes: ['orders:read'] });
     const last = await ask(other.key);
@@ -188,7 +188,7 @@ describe('what is written down', () => {
     expect(await ask(key)).toBe((await page(one, `after=${before}`)).data.at(-1)!.request_id);
   });
 
-  it('is how often somebody was refused also where it could not be written at first, and at the end of a process', async () => {
+  it('keeps the number of refusals if writing it fails, and writes it when the process stops', async () => {
     const third = await start(one.databaseUrl);
     const { key } = await keyOf({ scopes: ['orders:read'] });
     const before = await end();
@@ -205,7 +205,7 @@ describe('what is written down', () => {
     expect(data.map((it) => it.requests)).toEqual([...Array.from({ length: 10 }, () => 1), 16]);
   });
 
-  it('is nothing of those who are too many, whom nobody has let in', async () => {
+  it('records nothing about requests over the rate limit or refused by admission', async () => {
     const limited = await start(one.databaseUrl, { RATE_LIMIT: { requests: 3, perSeconds: 3_600 } });
     try {
       const { key } = await keyOf({ scopes: ['orders:read'] });
@@ -225,7 +225,7 @@ describe('what is written down', () => {
     }
   });
 
-  it('keeps nobody who is new waiting while it is slow', async () => {
+  it('does not delay a request with a new key while writes to it are blocked', async () => {
     const { key } = await keyOf({ scopes: ['admin'] });
     await sql.query('BEGIN');
     await sql.query(`SELECT pg_advisory_xact_lock(hashtextextended('access.audit', 0))`);
@@ -242,7 +242,7 @@ describe('what is written down', () => {
     for (const { status } of await Promise.all(writing)) expect(status).toBe(404);
   });
 
-  it('is how something ended, however much else waits to begin', async () => {
+  it('writes outcomes before the entries of new requests that wait', async () => {
     const audit = one.app.get(PostgresAudit, { strict: false });
     const entry = { tenant: 'waiting', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
     const begin = { ...entry, target: '/keys', request_id: 'r', status: null };
@@ -262,7 +262,7 @@ describe('what is written down', () => {
     await Promise.all(others);
   });
 
-  it('is written in few statements where much waits, in the order in which it came', async () => {
+  it('writes waiting entries in few statements, in their order', async () => {
     const audit = one.app.get(PostgresAudit, { strict: false });
     const entry = { tenant: 'many', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
     const ids = Array.from({ length: 400 }, (_, index) => `r-${index}`);
@@ -274,7 +274,7 @@ describe('what is written down', () => {
     expect(new Set(rows.map((it) => it.xmin)).size).toBeLessThan(10);
   });
 
-  it('is not kept from being written by what comes with it and cannot be', async () => {
+  it('stores the other entries of a batch if one of them cannot be stored', async () => {
     const audit = one.app.get(PostgresAudit, { strict: false });
     const entry = { tenant: 'mixed', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
     const add = (request_id: string) => audit.add({ ...entry, target: '/keys', request_id, status: null }, 1);
@@ -286,7 +286,7 @@ describe('what is written down', () => {
     expect(rows.map((it) => it.request_id)).toEqual(['r-0', 'r-1', 'r-3', 'r-4']);
   });
 
-  it('comes first: where it cannot be written nothing is done', async () => {
+  it('comes first: if the entry cannot be written, the operation is not performed', async () => {
     const count = async () => (await sql.query<{ count: string }>('SELECT count(*) FROM access.keys')).rows[0]!.count;
     const keys = await count();
     await sql.query('ALTER TABLE access.audit RENAME TO away');
@@ -298,7 +298,7 @@ describe('what is written down', () => {
     expect(await count()).toBe(keys);
   });
 
-  it('is there before the effect, so that none is hidden where its outcome cannot be written any more', async () => {
+  it('contains the operation even if its outcome can no longer be written', async () => {
     await sql.query(`
       CREATE FUNCTION access.refuse_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN RAISE EXCEPTION 'as if the process had ended here'; END $$;
@@ -315,7 +315,7 @@ describe('what is written down', () => {
     expect((await send(one, 'GET', '/keys', undefined, made.key)).status).toBe(200);
   });
 
-  it('is neither changed nor removed, also by the owner of the table and where triggers are put aside', async () => {
+  it('cannot be changed or deleted, even by the owner of the table with triggers disabled', async () => {
     await keyOf();
     for (const role of ['origin', 'replica'])
       for (const statement of [
@@ -332,7 +332,7 @@ describe('what is written down', () => {
     await sql.query('RESET session_replication_role');
   });
 
-  it('is seen by each tenant alone, and by whoever operates them all', async () => {
+  it('shows each tenant its own entries, and the operator those of any tenant', async () => {
     const { key } = await keyOf({ tenant: 'another' });
     await send(one, 'POST', '/keys', { name: 'own', scopes: ['admin'] }, key);
     const { data } = await page(two, '', key);
@@ -344,7 +344,7 @@ describe('what is written down', () => {
     expect((await send(two, 'GET', '/audit?tenant=default', undefined, key)).status).toBe(403);
   });
 
-  it('is read once by whoever goes on from where they were, while two instances write', async () => {
+  it('returns each entry once to a reader that follows its cursor while two instances write', async () => {
     const start = await end();
     const rounds = 30;
     let writing = true;

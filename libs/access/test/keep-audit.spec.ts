@@ -34,13 +34,13 @@ beforeEach(() => {
 });
 
 const refuse = (account: string) => audit.appendRefusal(refusalOf(account), account);
-/** Often enough that the last refusal is only counted and gets no entry of its own. */
+/** So often that the last refusal is only counted and gets no entry of its own. */
 const refuseOften = async (account: string): Promise<void> => {
   for (let times = 0; times < 11; times += 1) await refuse(account);
 };
 
-describe('of more who are refused than are counted at a time', () => {
-  it('those who came first are written down, at nobody’s expense', async () => {
+describe('KeepAudit, when more callers are refused than it counts at a time', () => {
+  it('writes the counts of the first caller, without an error', async () => {
     await refuseOften('first');
     for (let count = 1; count < mostRefused; count += 1) await refuse(`a-${count}`);
     const before = entries.kept.length;
@@ -54,7 +54,7 @@ describe('of more who are refused than are counted at a time', () => {
     expect(said).toEqual([]);
   });
 
-  it('what cannot be written is told of those whom it is about, and of nobody else', async () => {
+  it('logs the counts of the first caller if they cannot be written, and nothing about others', async () => {
     await refuseOften('first');
     await refuseOften('second');
     for (let count = 2; count < mostRefused; count += 1) await refuse(`a-${count}`);
@@ -73,7 +73,7 @@ describe('of more who are refused than are counted at a time', () => {
     expect(said[0]).not.toContain('one more');
   });
 
-  it('no more are kept, however long nothing can be written', async () => {
+  it('keeps a bounded number of counts, even if none can be written', async () => {
     for (let count = 0; count < mostRefused; count += 1) await refuseOften(`a-${count}`);
     entries.isAway = true;
     for (let count = 0; count < 50; count += 1) await refuse(`b-${count}`).catch(() => undefined);

@@ -76,7 +76,7 @@ const issued = async (at: Instance, more: object = {}): Promise<IssuedKey> => {
   return body;
 };
 
-/** Whether the key is accepted from memory, without a lookup. */
+/** Whether the key is accepted from the cache, without a lookup. */
 const isRemembered = ({ authenticator }: Instance, key: string): boolean => {
   const caller = authenticator.callerOf(`Bearer ${key}`, undefined);
   if (!(caller instanceof Promise)) return true;
@@ -102,7 +102,7 @@ const until = async (check: () => boolean | Promise<boolean>, withinMs = 10_000)
   }
 };
 
-/** Waits until both instances hear of changes, and so may remember keys. */
+/** Waits until both instances are notified of changes, so that they may cache the key. */
 const bothRemember = async (key: string): Promise<void> => {
   for (const it of [one, two])
     await until(async () => {
@@ -111,8 +111,8 @@ const bothRemember = async (key: string): Promise<void> => {
     });
 };
 
-describe('a key', () => {
-  it('is told once, and kept as a hash', async () => {
+describe('an API key', () => {
+  it('is shown only when it is created, and stored as a hash', async () => {
     const { key, ...told } = await issued(one);
     expect(key).toMatch(/^ck_[0-9a-f]{32}_[0-9a-f]{64}$/);
     const listed = await send<{ data: ApiKey[] }>(one, 'GET', '/keys');
@@ -121,7 +121,7 @@ describe('a key', () => {
     for (const { text } of rows) expect(text).not.toContain(key.split('_')[2]);
   });
 
-  it('is revoked at once in the other instance as well, where it was remembered', async () => {
+  it('that is revoked is refused within a second by an instance that had cached it', async () => {
     const { key, key_id } = await issued(one);
     await bothRemember(key);
     expect((await send(two, 'DELETE', `/keys/${key_id}`)).status).toBe(204);
@@ -129,17 +129,17 @@ describe('a key', () => {
     await until(async () => !(await knows(one, key)), 1_000);
   });
 
-  it('is revoked by hand in SQL too', async () => {
+  it('can be revoked with SQL', async () => {
     const { key, key_id } = await issued(one);
     await bothRemember(key);
     await sql.query('UPDATE access.keys SET revoked_at = now() WHERE key_id = $1', [key_id]);
     for (const it of [one, two]) await until(async () => !(await knows(it, key)), 1_000);
   });
 
-  it('is remembered by nobody who would not hear of its end, and refused all the same', async () => {
+  it('is not cached while notifications cannot arrive, and is refused once it is revoked', async () => {
     const { key, key_id } = await issued(one);
     await bothRemember(key);
-    // The connections are lost, and none can be made for a while: nothing that was heard before is trusted any more.
+    // The connections for notifications are lost again and again, so nothing that was cached may be trusted.
     const cut = async (): Promise<void> => {
       await sql.query(`
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -156,7 +156,7 @@ describe('a key', () => {
     await bothRemember(next.key);
   });
 
-  it('is not remembered while the connection is silent, either', async () => {
+  it('is not cached while the connection for notifications is silent', async () => {
     const database = await testDatabase();
     const url = new URL(database.url);
     // `RedisProxy` forwards any protocol.
@@ -168,7 +168,7 @@ describe('a key', () => {
       await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
       proxy.freeze();
       await until(() => !isRemembered(instance, key), 4_500);
-      // What hangs is as good as what is not there: others would not do better.
+      // Degraded, not down: other instances would not do better.
       const health = await send<{ status: string }>(instance, 'GET', '/health/ready');
       expect([health.status, health.body.status]).toEqual([200, 'degraded']);
       proxy.thaw();
@@ -181,7 +181,7 @@ describe('a key', () => {
     }
   });
 
-  it('is looked up each time where changes do not arrive, and that is said', async () => {
+  it('is looked up each time if notifications do not arrive, and health says so', async () => {
     const database = await testDatabase();
     const between = await PostgresBetween.before(database.url);
     between.isDeaf = true;
@@ -200,7 +200,7 @@ describe('a key', () => {
       between.isDeaf = false;
       await until(async () => (await knows(instance, other.key)) && isRemembered(instance, other.key));
       await until(async () => (await health()).status === 'ok');
-      // Also after notifications have arrived before.
+      // Also if notifications stop after they have arrived.
       between.isDeaf = true;
       await until(() => !isRemembered(instance, other.key), 15_000);
     } finally {
@@ -211,7 +211,7 @@ describe('a key', () => {
     }
   });
 
-  it('that is good is let in promptly while 200 callers send keys that are none', async () => {
+  it('that is valid is accepted quickly while 200 callers send unknown keys', async () => {
     const database = await testDatabase();
     const between = await PostgresBetween.before(database.url);
     const instance = await start(between.url);
@@ -238,14 +238,14 @@ describe('a key', () => {
       expect(isRemembered(instance, key)).toBe(true);
       const waits: number[] = [];
       for (let times = 0; times < 10; times += 1) {
-        // A change of any key makes all of them be forgotten and looked up again.
+        // A change of any key empties the cache, so all keys are looked up again.
         await byHand.query('UPDATE access.keys SET name = name WHERE key_id = $1', [other.key_id]);
         await sleep(50);
         const startedAt = performance.now();
         expect(await knows(instance, key)).toBe(true);
         waits.push(performance.now() - startedAt);
       }
-      // The median, not the maximum: a busy machine stalls that long.
+      // The median, not the maximum, because a busy machine can stall that long.
       expect(waits.toSorted((a, b) => a - b)[5]).toBeLessThan(1_000);
       await until(() => knows(instance, newcomer.key).catch(() => false), 20_000);
       expect(outcomes).toEqual(new Set(['unauthenticated', 'unavailable']));
@@ -259,7 +259,7 @@ describe('a key', () => {
     }
   });
 
-  it('ends when it was to, also where it is remembered', async () => {
+  it('expires at its time even where it is cached, and cannot be created expired', async () => {
     const endsAt = Date.now() + 1_500;
     const { key } = await issued(one, { expires_at: new Date(endsAt).toISOString() });
     await bothRemember(key);
@@ -271,7 +271,7 @@ describe('a key', () => {
     expect([past.status, past.body.code]).toEqual([400, 'invalid-request']);
   });
 
-  it('is rotated by one of two who try at once, and ends after the overlap, or when it was to before', async () => {
+  it('is rotated by one of two concurrent requests, and expires after the overlap or at its own earlier time', async () => {
     const expires_at = new Date(Date.now() + 60_000).toISOString();
     const { key, key_id } = await issued(one, { expires_at });
     const rotate = (at: Instance) => send<IssuedKey>(at, 'POST', `/keys/${key_id}/rotate`, { overlap_seconds: 3_600 });
@@ -287,7 +287,7 @@ describe('a key', () => {
     expect(await knows(one, body.key)).toBe(false);
   });
 
-  it('counts as one with those whose place it takes, of which few are valid at a time', async () => {
+  it('shares a family with those it was rotated from, of which at most three are valid at a time', async () => {
     const rotate = (id: string, overlap_seconds = 3_600) =>
       send<IssuedKey & { code: string }>(one, 'POST', `/keys/${id}/rotate`, { overlap_seconds });
     const first = await issued(one, { tenant: 'family' });
@@ -303,7 +303,7 @@ describe('a key', () => {
     const fourth = await rotate(third.key_id);
     expect(fourth.status).toBe(201);
     expect((await rotate(third.key_id)).body.code).toBe('illegal-transition');
-    // Rotation does not reduce the number of keys a tenant may have.
+    // The whole family counts as one key of those that a tenant may have.
     await sql.query(
       `INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash)
        SELECT 'family', 'x', 'x', '{}', sha256('x') FROM generate_series(1, 998)`,
@@ -314,7 +314,7 @@ describe('a key', () => {
     expect((await rotate(fourth.body.key_id, 0)).status).toBe(409);
   });
 
-  it('may send no more requests because another has taken its place', async () => {
+  it('shares its rate limit with the key that replaces it', async () => {
     const limited = await start(one.databaseUrl, { RATE_LIMIT: { requests: 4, perSeconds: 3_600 } });
     try {
       const { key, key_id } = await issued(limited);
@@ -328,7 +328,7 @@ describe('a key', () => {
     }
   });
 
-  it('is found by its own tenant alone', async () => {
+  it('is visible to its own tenant only', async () => {
     const mine = await issued(one, { tenant: 'mine' });
     const theirs = await issued(one, { tenant: 'theirs' });
     const as = (method: string, path: string, body?: object) => send(one, method, path, body, mine.key);
@@ -344,7 +344,7 @@ describe('a key', () => {
     expect((await as('GET', '/keys')).status).toBe(401);
   });
 
-  it('cannot be guessed from others, nor can its id', async () => {
+  it('contains 256 random bits, and its id 74', async () => {
     const made: string[] = [];
     while (made.length < 380) made.push((await issued(one, { tenant: 'guessed' })).key);
     const parts = made.map((key) => key.match(/^ck_([0-9a-f]{32})_([0-9a-f]{64})$/)!);
@@ -353,7 +353,7 @@ describe('a key', () => {
     expect(independentBits(parts.map(([, id]) => id!.slice(12)))).toBe(74);
   });
 
-  it('is listed page by page, the newest first', async () => {
+  it('is listed in pages, newest first', async () => {
     const made: string[] = [];
     for (let count = 0; count < 5; count += 1) made.unshift((await issued(one, { tenant: 'pages' })).key_id);
     const seen: string[] = [];

@@ -1,12 +1,12 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 
-/** The type of the message that carries a notification (PostgreSQL, 54.7). */
+/** The type of a NotificationResponse message (PostgreSQL, 54.7). */
 const notification = 'A'.charCodeAt(0);
 
-/** A proxy in front of Postgres that delays answers and drops notifications as told. */
+/** A proxy in front of Postgres that can delay answers and drop notifications. */
 export class PostgresBetween {
-  /** Drops notifications, as a pooler does that shares connections among its clients. */
+  /** Drops notifications, as a connection pooler in transaction mode does. */
   isDeaf = false;
   /** How long each answer is delayed. */
   delayMs = 0;

@@ -5,7 +5,7 @@ import { CleaveError } from '#contracts';
 
 const options = { mostAtOnce: 3, mostWaiting: 5, longestWaitMs: 60_000, tooMuch: 'More is to be done' };
 
-/** The batches that were done. While `held` is set, no batch ends. */
+/** The batches that were started. While `held` is set, none of them ends. */
 let done: string[][];
 let held: EventTarget | undefined;
 const work = async (items: string[]): Promise<void> => {
@@ -31,7 +31,7 @@ const statuses = async (adding: Promise<void>[]): Promise<string[]> =>
   );
 
 describe('a lane for batches', () => {
-  it('does together what came in the meantime, so much at a time, and refuses who comes when many wait', async () => {
+  it('processes waiting items in batches of limited size, and refuses items when too many wait', async () => {
     const lane = new BatchLane(options, work);
     const adding = ['first', 'a', 'b', 'c', 'd', 'e', 'too many'].map((it) => lane.add(it));
     release();
@@ -41,7 +41,7 @@ describe('a lane for batches', () => {
     expect(done.at(-1)).toEqual(['later']);
   });
 
-  it('refuses who waits for too long, and does not do it later', async () => {
+  it('refuses an item that waits too long, and does not process it later', async () => {
     const lane = new BatchLane({ ...options, longestWaitMs: 20 }, work);
     const first = lane.add('first');
     await expect(lane.add('late')).rejects.toMatchObject({ code: 'unavailable' });
@@ -51,7 +51,7 @@ describe('a lane for batches', () => {
     expect(done).toEqual([['first'], ['next']]);
   });
 
-  it('fails what cannot be done alone, and all of it where nothing can be', async () => {
+  it('fails only the faulty item of a batch, but the whole batch if it is unavailable', async () => {
     const lane = new BatchLane(options, work);
     const adding = ['first', 'a', 'bad', 'b', 'away', 'c'].map((it) => lane.add(it));
     release();

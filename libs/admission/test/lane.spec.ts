@@ -2,7 +2,7 @@ import { expect, it } from '@jest/globals';
 import { Lane } from '#admission';
 import { currentWork, withWork } from '#telemetry';
 
-it('does in its turn what has waited, as the work of who asked for it and not of who was before', async () => {
+it('a lane runs waiting work in the context of its own caller', async () => {
   const lane = new Lane({ atOnce: 1, mostWaiting: 2, longestWaitMs: 60_000, tooMuch: 'More is to be done' });
   const first = Promise.withResolvers<void>();
   const tenantOf = async (gate?: Promise<void>): Promise<string | undefined> => {

@@ -23,15 +23,15 @@ const start = (serverOf: ServerOf) => {
   return { clock, random, limiter, server, demand, during };
 };
 
-/** With the most that each can do a second. */
+/** With the capacity of each per second. */
 const servers: [string, number, ServerOf][] = [
   ['forty workers', 4_000, (clock, random) => new Workers(clock, random, 40, 10)],
   ['batches in two lanes', 2_500, (clock) => new Batches(clock, 40, 0.4)],
 ];
 const target = { leastMs: 150, mostMs: 350 };
 
-describe.each(servers)('what is asked of %s', (_, most, serverOf) => {
-  it('four times as often as it can be done, is done as often as it can be, in good time', () => {
+describe.each(servers)('a limiter in front of %s', (_, most, serverOf) => {
+  it('serves at capacity with bounded latency under four times the load', () => {
     const { demand, during, limiter } = start(serverOf);
     demand.open(() => 4 * most);
     during(3_000);
@@ -40,12 +40,12 @@ describe.each(servers)('what is asked of %s', (_, most, serverOf) => {
     expect(p50Ms).toBeGreaterThan(target.leastMs);
     expect(p99Ms).toBeLessThan(target.mostMs * 1.5);
     expect(shed).toBeGreaterThan(2 * most * 5);
-    // By Little's law: what can be done within the target.
+    // By Little's law: as many as can be processed within the target.
     expect(limiter.limit / most).toBeGreaterThan(target.leastMs / 1_000);
     expect(limiter.limit / most).toBeLessThan(target.mostMs / 1_000);
   });
 
-  it('more often than it can be done once it is half as fast, follows that down and up again', () => {
+  it('follows a server that becomes half as fast, down and up again', () => {
     const { demand, during, limiter, server } = start(serverOf);
     demand.open(() => 3 * most);
     during(3_000);
@@ -63,13 +63,13 @@ describe.each(servers)('what is asked of %s', (_, most, serverOf) => {
     expect(fast.perSecond).toBeGreaterThan(0.9 * most);
   });
 
-  it('less often than it can be done, is never refused', () => {
+  it('refuses nothing below capacity', () => {
     const { demand, during } = start(serverOf);
     demand.open(() => 0.6 * most);
     expect(during(10_000).shed).toBe(0);
   });
 
-  it('by too many callers who come back when they are told to, is done as often as it can be', () => {
+  it('serves at capacity for too many clients that honour Retry-After', () => {
     const { demand, during } = start(serverOf);
     for (let caller = 0; caller < most; caller += 1) demand.caller();
     during(5_000);
@@ -82,14 +82,14 @@ describe.each(servers)('what is asked of %s', (_, most, serverOf) => {
 });
 
 describe('a limit', () => {
-  it('does not choke batches that take longer than the target however few go with them', () => {
+  it('does not throttle batches that take longer than the target at any size', () => {
     const { demand, during } = start((clock) => new Batches(clock, 400, 0.4));
     demand.open(() => 4_000);
     during(25_000);
     expect(during(5_000).perSecond).toBeGreaterThan(700);
   });
 
-  it('takes on a burst when it has been quiet, whatever it was before', () => {
+  it('rises back to 1,000 in a quiet period after an overload, and admits a burst again', () => {
     const { clock, demand, during, limiter, server } = start((at, random) => new Workers(at, random, 10, 10));
     server.slowness = 20;
     let perSecond = 1_000;
@@ -102,9 +102,13 @@ describe('a limit', () => {
     expect(limiter.limit).toBe(1_000);
     expect(limiter.inFlight).toBeLessThan(50);
     expect(clock.now).toBe(30_000);
+    demand.burst(950);
+    expect(demand.outcome().shed).toBe(0);
+    demand.burst(100);
+    expect(demand.outcome().shed).toBeGreaterThan(0);
   });
 
-  it('comes down again when it is quiet, from wherever it was', () => {
+  it('falls back to 1,000 in a quiet period after a higher load', () => {
     const { demand, during, limiter } = start((at, random) => new Workers(at, random, 100, 10));
     let perSecond = 20_000;
     demand.open(() => perSecond);
@@ -115,7 +119,7 @@ describe('a limit', () => {
     expect(limiter.limit).toBe(1_000);
   });
 
-  it('stays where it is while everything stands still', () => {
+  it('does not change while nothing completes', () => {
     let now = 0;
     const limiter = new Limiter(() => now);
     for (let entered = 0; entered < 1_000; entered += 1) limiter.enter();
@@ -125,10 +129,10 @@ describe('a limit', () => {
   });
 });
 
-describe('the time to come back', () => {
+describe('the retry delay', () => {
   const timesOf = (limiter: Limiter): number[] => Array.from({ length: 1_000 }, () => limiter.retryAfterMs());
 
-  it('is not the same for everybody', () => {
+  it('is jittered', () => {
     const random = new SeededRandom();
     const times = timesOf(
       new Limiter(
@@ -145,7 +149,7 @@ describe('the time to come back', () => {
     [2, 1_000, 3_500],
     [10, 3_000, 30_000],
     [1_000, 10_000, 30_000],
-  ])('is later, the more are refused: at %i times what can be done', (times, leastMs, mostMs) => {
+  ])('grows with the overload: at %i times the capacity', (times, leastMs, mostMs) => {
     const { demand, during, limiter } = start((clock, random) => new Workers(clock, random, 1, 10));
     demand.open(() => times * 100);
     during(5_000);

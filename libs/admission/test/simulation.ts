@@ -27,7 +27,7 @@ export class Clock {
 const isBefore = (one: { at: number; order: number }, other: { at: number; order: number }): boolean =>
   one.at < other.at || (one.at === other.at && one.order < other.order);
 
-/** Works off jobs, at a speed that may change. */
+/** Processes jobs, at a speed that can be changed. */
 export interface Server {
   add(job: () => void): void;
   /** Multiplies all times. */
@@ -126,6 +126,11 @@ export class Demand {
         next();
       });
     next();
+  }
+
+  /** Requests that arrive at the same moment. */
+  burst(requests: number): void {
+    for (let request = 0; request < requests; request += 1) this.ask(() => undefined);
   }
 
   /** A closed workload: a caller that asks again once it is answered, and waits as long as it is told to. */

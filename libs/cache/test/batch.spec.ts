@@ -26,7 +26,7 @@ describe('POST /cache/batch', () => {
       headers: { 'content-type': 'application/json' },
     });
 
-  it('answers no more than a process can have many of at a time', async () => {
+  it('refuses a batch whose reply would be too large, and reads repeated keys once', async () => {
     const value = 'x'.repeat(1_000_000);
     const keys = Array.from({ length: Math.ceil(limits.cacheBatchCharacters / value.length) }, (_, at) => `k ${at}`);
     for (const key of keys) expect((await send('PUT', '/cache', { key, value })).status).toBe(200);

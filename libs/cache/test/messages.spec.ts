@@ -12,7 +12,7 @@ Logger.overrideLogger(false);
 /** The address for messages, and a function that stops their broker. */
 type Way = () => Promise<{ url: string; stop?: () => Promise<unknown> }>;
 
-/** With deadlines for a busy machine, because these tests are not about speed. */
+/** With long deadlines, because these tests are not about speed and the machine may be busy. */
 const patient = {
   ...cacheContract,
   operations: Object.fromEntries(
@@ -20,7 +20,7 @@ const patient = {
   ),
 } as unknown as typeof cacheContract;
 
-/** The values that the tests over REST use too: what is written must be read unchanged, whatever it looks like. */
+/** Values that are easily confused with others or changed on the way; the tests over REST use them too. */
 const values: ({} | null)[] = [
   null,
   0,
@@ -34,7 +34,7 @@ const values: ({} | null)[] = [
 
 /** @param suite `describe`, or its `skip` if there is no broker */
 const asked = (how: string, way: Way, suite: (name: string, tests: () => void) => void = describe): void => {
-  suite(`the cache asked ${how}`, () => {
+  suite(`the contract of the cache ${how}`, () => {
     let app: NestFastifyApplication;
     let isNear: boolean;
     let messenger: Messenger;
@@ -67,7 +67,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
         (error: { code?: unknown }) => error.code,
       );
 
-    it.each(values)('gives back %j as it came', async (value) => {
+    it.each(values)('returns the value %j unchanged', async (value) => {
       const key = `value ${JSON.stringify(value)}`;
       expect(await cache.call('get', { key })).toEqual({ found: false });
       const { version, expires_at } = await cache.call('put', { key, value });
@@ -75,13 +75,13 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(await cache.call('get', { key })).toEqual({ found: true, value, version, is_stale: false });
     });
 
-    it('tells when what it keeps ends, as a Date', async () => {
+    it('returns the expiry of a value as a Date', async () => {
       const { expires_at } = await cache.call('put', { key: 'ends', value: 1, ttl_ms: 60_000 });
       expect(expires_at).toBeInstanceOf(Date);
       expect(Math.abs(expires_at!.getTime() - Date.now() - 60_000)).toBeLessThan(5_000);
     });
 
-    it('writes only over the version that was read', async () => {
+    it('overwrites only the expected version', async () => {
       const put = (value: number, if_version: string | null) =>
         cache.call('put', { key: 'versions', value, if_version });
       const { version } = await put(1, null);
@@ -93,7 +93,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect((await put(4, '*')).version).not.toBe(next.version);
     });
 
-    it('lets one at a time fill what is missing, and nothing in that is old', async () => {
+    it('grants one lease at a time for a missing value, and refuses a fill after a delete', async () => {
       const lease = () => cache.call('lease', { key: 'leased', lease_ms: 30_000 });
       const first = await lease();
       expect(first).toEqual({ found: false, lease: expect.any(String) });
@@ -105,7 +105,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(await lease()).toEqual({ found: true, value: { of: 'source' }, version });
     });
 
-    it('does many things in one message, and forgets by key, tag and namespace', async () => {
+    it('puts and gets many keys in one batch, and invalidates by key, tag and namespace', async () => {
       const namespace = 'many';
       const put = ['a', 'b', 'c'].map((key) => ({ key, value: { of: key }, tags: [`tag ${key}`] }));
       const first = await cache.call('batch', { namespace, put, get: ['a', 'none'] });
@@ -127,7 +127,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(await cache.call('get', { namespace: 'another', key: 'c' })).toMatchObject({ found: true });
     });
 
-    it('counts', async () => {
+    it('increments and decrements a counter', async () => {
       const counts = await Promise.all(Array.from({ length: 10 }, () => cache.call('increment', { key: 'n' })));
       expect(counts.map((it) => it.count).toSorted((one, other) => one - other)).toEqual([
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
@@ -135,7 +135,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(await cache.call('increment', { key: 'n', by: -4 })).toEqual({ key: 'n', count: 6 });
     });
 
-    it('keeps what modules write apart from what callers write', async () => {
+    it('separates the values of modules from those of callers', async () => {
       await cache.call('put', { key: 'mine', value: 'of a module' });
       const answer = await fetch(`${await app.getUrl()}/cache?key=mine`);
       expect([answer.status, await answer.text()]).toEqual([404, '{"error":"key not found"}']);

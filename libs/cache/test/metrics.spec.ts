@@ -15,7 +15,7 @@ Logger.overrideLogger(false);
 const person = 'somebody@example.org';
 const describeWithRedis = await redisOrSkip(describe);
 
-/** The names of the same figures in the metrics and in the statistics. */
+/** The metrics, and the same figures in the statistics. */
 const read = (outcome: string): string => `cache_reads_total{cache_outcome=${outcome}}`;
 const countedAs: Record<string, (it: Statistics) => number> = {
   [read('"hit",cache_tier="l1"')]: (it) => it.l1_hits,
@@ -74,7 +74,7 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
   };
   const statistics = async (): Promise<Statistics> => (await fetched('/cache/stats')).json() as Promise<Statistics>;
   const metrics = async (): Promise<Samples> => samplesIn(await (await fetched('/metrics')).text());
-  /** Both at the same moment: nothing that either counts has happened in between. */
+  /** Both at the same moment: nothing was counted in between. */
   const both = async (): Promise<[told: Statistics, samples: Samples]> => {
     for (;;) {
       const told = await statistics();
@@ -93,7 +93,7 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
     expect(sumOf(samples, 'cache_hot_key_reads')).toBe(told.hot_keys.reduce((sum, { reads }) => sum + reads, 0));
   };
 
-  it('tells what /cache/stats tells', async () => {
+  it('shows the same figures as /cache/stats', async () => {
     const body = JSON.stringify({ key: person, value: 1, namespace: 'people' });
     await fetched('/cache', { method: 'PUT', body, headers: { 'content-type': 'application/json' } });
     for (let reads = 0; reads < 40; reads += 1) await fetched(`/cache?key=${person}&namespace=people`);
@@ -125,7 +125,7 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
     expect(sumOf(samples, 'db_client_operation_duration_seconds_count', 'error_type')).toBe(told.unavailable);
   });
 
-  it('costs a hit in this process nothing: it is told of when somebody asks', async () => {
+  it('counts hits in L1 without recording an operation on Redis', async () => {
     const before = await metrics();
     const space = engine.namespace('callers:people', { codec: textCodec });
     for (let reads = 0; reads < 100; reads += 1) expect(await space.get(person)).toBe('1');
@@ -136,12 +136,12 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
     expect(sumOf(after, recorded)).toBe(sumOf(before, recorded));
   });
 
-  it('names nobody', async () => {
+  it('contains no keys and no namespaces', async () => {
     expect((await statistics()).hot_keys[0]).toMatchObject({ namespace: 'callers:people', key: person });
     expect(await (await fetched('/metrics')).text()).not.toMatch(/somebody|people/);
   });
 
-  it('tells that Redis is away, and what that did to the calls', async () => {
+  it('shows that Redis is away, and how many operations failed', async () => {
     await redis.stop();
     while (engine.isL1Used) await new Promise(setImmediate);
     expect((await fetch(`${await app.getUrl()}/cache?key=none`)).status).toBe(503);

@@ -10,7 +10,7 @@ Logger.overrideLogger(false);
 const describeWithRedis = await redisOrSkip(describe);
 
 const deadlineMs = 500;
-/** A read may ask for the value and for its tags, and the machine may be busy. */
+/** Several deadlines: a read may need two calls (value and tags), and the machine may be busy. */
 const answerMs = 5 * deadlineMs;
 
 describeWithRedis('the cache as a service whose Redis', () => {
@@ -55,7 +55,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
     eventually(async () => {
       const { status: code, body } = await ask('/health/ready');
       const cache = status === 'ok' ? { status: 'up' } : { status: 'degraded', redis: 'cannot be reached' };
-      // Other instances could do no better, so it still gets requests.
+      // Ready, because other instances would do no better.
       expect([code, body]).toEqual([200, expect.objectContaining({ status })]);
       expect(body).toMatchObject({ details: { cache } });
     });
@@ -66,7 +66,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
       expect((await get(key)).body).toEqual({ value: 'new' });
     });
 
-  /** Checks that requests in vain are refused, and distinguishable from a miss. */
+  /** Checks that requests are refused in time, and not answered as a miss. */
   const refuses = async (): Promise<void> => {
     for (const asking of [
       () => get('never'),
@@ -82,7 +82,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
   const away: [string, (it: RedisServer) => Promise<unknown>, (it: RedisServer) => Promise<RedisServer>][] = [
     ['is killed', (it) => it.kill(), (it) => startRedis({ port: it.port })],
     [
-      'stands still',
+      'is frozen',
       async (it) => process.kill(it.pid, 'SIGSTOP'),
       async (it) => {
         process.kill(it.pid, 'SIGCONT');
@@ -90,12 +90,12 @@ describeWithRedis('the cache as a service whose Redis', () => {
       },
     ],
   ];
-  it.each(away)('%s answers in time, says that it is degraded, and recovers by itself', async (_, leave, comeBack) => {
+  it.each(away)('%s answers in time, is degraded, serves stale values, and recovers', async (_, leave, comeBack) => {
     redis = await startRedis();
     await start(redis.url);
     await isReady('ok');
     await works('key');
-    // So that this process keeps the value.
+    // Makes sure that this process has the value in L1.
     await eventually(async () => {
       const before = (await ask('/cache/stats')).body as { l1_hits: number };
       await get('key');
@@ -109,7 +109,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
       expect(ms).toBeLessThan(answerMs);
     }
     await isReady('degraded');
-    // A stale value is served, because nothing better is available.
+    // A stale value is served, because Redis cannot be asked.
     const stale = await get('key');
     expect([stale.status, stale.body]).toEqual([200, { value: 'new' }]);
     expect(stale.ms).toBeLessThan(answerMs);
@@ -121,7 +121,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
     await works('key');
   });
 
-  it('is not there at the start is served without, and used once it is there', async () => {
+  it('is not there at the start is degraded, and works once Redis is there', async () => {
     const port = await freePort();
     await start(`redis://127.0.0.1:${port}`);
     await isReady('degraded');

@@ -29,7 +29,7 @@ describe('readEnvironment', () => {
     DEMO_PRODUCTS: env.flag,
   };
 
-  it('gives typed values, standards where nothing is set, and nothing else', () => {
+  it('returns typed values and defaults, and no other variables', () => {
     const read = readEnvironment(shape, { PORT: '0', HOST: '', DATABASE_URL: 'postgresql://db/x', HOME: '/root' });
     const port: number = read.PORT;
     expect(read).toEqual({
@@ -46,7 +46,7 @@ describe('readEnvironment', () => {
     });
   });
 
-  it('lists every fault, one a line, with what was given and what would be right', () => {
+  it('lists every fault on a line of its own, with the given value and the expected form', () => {
     expect(
       faultsIn(
         { ...shape, ORDER_DATABASE_URL: env.postgresUrl },
@@ -69,13 +69,18 @@ describe('readEnvironment', () => {
     ]);
   });
 
-  it.each(['-1', '1.5', '99999', '0x10', '1e3', ' 80', 'http'])('takes no port %s', (PORT) => {
+  it.each(['-1', '1.5', '99999', '0x10', '1e3', ' 80', 'http'])('refuses the port %s', (PORT) => {
     expect(faultsIn({ PORT: env.port(3000) }, { PORT })).toContain('must be a port');
   });
 
-  it.each(['postgres://', 'postgres:db', 'mysql://db/x', 'db', 'postgres:///x'])('takes no database at %s', (url) => {
-    expect(faultsIn({ DATABASE_URL: env.postgresUrl }, { DATABASE_URL: url })).toContain('must be an address such as');
-  });
+  it.each(['postgres://', 'postgres:db', 'mysql://db/x', 'db', 'postgres:///x'])(
+    'refuses the database URL %s',
+    (url) => {
+      expect(faultsIn({ DATABASE_URL: env.postgresUrl }, { DATABASE_URL: url })).toContain(
+        'must be an address such as',
+      );
+    },
+  );
 
   it.each([
     'mysql://cleave:hunter2@db/orders',
@@ -92,13 +97,13 @@ describe('readEnvironment', () => {
     expect(faults).not.toContain('hunter2');
   });
 
-  it('never prints what is called a secret, nor lets a schema quote it', () => {
+  it('never prints the value of a secret, even if the message of the schema quotes it', () => {
     const quoting = z.string().refine(() => false, { error: ({ input }) => `${String(input)} will not do` });
     expect(faultsIn({ CURSOR_SECRET: quoting }, { CURSOR_SECRET: 'hunter2' })).not.toContain('hunter2');
     expect(faultsIn({ X_AT: quoting }, { X_AT: 'redis://u:hunter2@h:6379' })).not.toContain('hunter2');
   });
 
-  it('never prints a password that a schema quotes out of a list of addresses', () => {
+  it('never prints a password in a part of an address list that the schema quotes', () => {
     const quoting = z
       .string()
       .refine(() => false, { error: ({ input }) => `"${String(input).split(',')[1]}" is none` });
@@ -107,14 +112,14 @@ describe('readEnvironment', () => {
     expect(faults).not.toContain('hunter2');
   });
 
-  it('leaves a message as it is where the value happens to be part of it', () => {
+  it('does not mask a message that happens to contain the value', () => {
     const shape = { CACHE_MAX_BYTES: z.coerce.number().min(1_048_576, 'must be at least 1048576') };
     expect(faultsIn(shape, { CACHE_MAX_BYTES: '1' })).toContain(
       '  CACHE_MAX_BYTES: "1" is not right; must be at least 1048576',
     );
   });
 
-  it('never prints a password, whatever it is made of', () => {
+  it('never prints a password, whatever its characters', () => {
     const character = fc.constantFrom(...'abc019:/@?#[]%&=, '.split(''));
     const password = fc.array(character, { minLength: 1, maxLength: 8 }).map((it) => `hun${it.join('')}ter`);
     fc.assert(
@@ -126,7 +131,7 @@ describe('readEnvironment', () => {
     );
   });
 
-  it('shows addresses that hold no secret as they are', () => {
+  it('prints addresses without a secret unchanged', () => {
     const never = z.string().refine(() => false, 'no');
     for (const value of ['tcp://a:1,b:2', 'tcp://[::1]:3001', 'redis://localhost:6379']) {
       expect(faultsIn({ X_AT: never }, { X_AT: value })).toContain(JSON.stringify(value));
@@ -134,7 +139,7 @@ describe('readEnvironment', () => {
   });
 });
 
-describe('what stands in for a variable', () => {
+describe('a variable that is not set', () => {
   const shape = {
     ORDER_DATABASE_URL: env.postgresUrl,
     INVENTORY_DATABASE_URL: env.postgresUrl,
@@ -145,7 +150,7 @@ describe('what stands in for a variable', () => {
     defaults: { INVENTORY_AT: 'in-process:' },
   };
 
-  it('is its fallback, then its default, where it is not set', () => {
+  it('takes the value of its fallback, else its default', () => {
     const source = { ORDER_DATABASE_URL: 'postgres://own/x', DATABASE_URL: 'postgres://all/x', INVENTORY_AT: '' };
     expect(readEnvironment(shape, source, standIns)).toEqual({
       ORDER_DATABASE_URL: 'postgres://own/x',
@@ -154,14 +159,14 @@ describe('what stands in for a variable', () => {
     });
   });
 
-  it('is named once when it is wrong, and beside the variable when neither is set', () => {
+  it('is reported with its fallback; a wrong fallback is reported once', () => {
     expect(faultsIn(shape, { DATABASE_URL: 'mysql://db/x' }, standIns).split('\n').slice(1)).toEqual([
       '  DATABASE_URL: "mysql://db/x" is not right; must be an address such as postgres://user:password@host:5432/database',
     ]);
     expect(faultsIn(shape, {}, standIns)).toContain('ORDER_DATABASE_URL: is not set (or DATABASE_URL); must be');
   });
 
-  it('does not hide a misspelling', () => {
+  it('is also reported as misspelt if it has a fallback or a default', () => {
     const source = { DATABASE_URL: 'postgres://all/x', INVENTRY_AT: 'x', ORDER_DATABSE_URL: 'postgres://own/x' };
     const faults = faultsIn(shape, source, standIns);
     expect(faults).toContain('INVENTRY_AT: is not known; did you mean INVENTORY_AT?');
@@ -173,14 +178,14 @@ describe('what stands in for a variable', () => {
 describe('a misspelt variable', () => {
   const shape = { ORDER_AT: z.string().optional(), INVENTORY_LISTEN: z.string().optional(), PORT: env.port(1) };
 
-  it('is told with what may have been meant', () => {
+  it('is refused with a suggestion', () => {
     expect(faultsIn(shape, { INVENTORY_LISTNE: 'x' })).toContain(
       'INVENTORY_LISTNE: is not known; did you mean INVENTORY_LISTEN?',
     );
     expect(faultsIn(shape, { INVENTORY_LISTENS: 'x', ORDER_ATT: 'y' })).toMatch(/LISTENS.*\n.*ORDER_ATT/);
   });
 
-  it('is left alone when it can well be something else', () => {
+  it('is ignored if it may well be something else', () => {
     const foreign = [
       ...['PORTS', 'HOSTS', 'ORDER_DB', 'ORDER_ID', 'ORDER_PORT', 'ORDER_SERVICE_HOST', 'ORDER_PORT_3000_TCP'],
       ...['INVENTORY_PORT', 'INVENTORY_URL', 'CACHE_AT', 'MY_ORDER_AT', 'ORDERAT'],
@@ -190,14 +195,14 @@ describe('a misspelt variable', () => {
     expect(faultsIn(shape, { INVENTORY_LISTENS: '' })).toBe('none');
   });
 
-  it('is none where Kubernetes and Docker tell of a service beside it', () => {
+  it('is not reported if Kubernetes or Docker sets it for a service of that name', () => {
     const ports = { WEBHOOKS_PORTS: env.ports([443]) };
     expect(faultsIn(ports, { WEBHOOKS_PORT: 'tcp://10.0.0.7:3006' })).toBe('none');
     expect(faultsIn(ports, { WEBHOOKS_PORT: '8443' })).toContain('did you mean WEBHOOKS_PORTS?');
   });
 });
 
-describe('a variable that is only named much like one that is read', () => {
+describe('a variable with a name similar to one that is read', () => {
   const optional = z.string().optional();
   const shape = {
     ...{ ORDER_HOLD_MS: optional, CACHE_REDIS_URL: optional, ADMIN_KEY: optional, PORT: env.port(1) },
@@ -205,11 +210,14 @@ describe('a variable that is only named much like one that is read', () => {
   };
   const standIns = { fallbacks: { CACHE_REDIS_URL: 'DATABASE_URL' } };
 
-  /** The arguments of everything that is logged. */
+  /** The level and the arguments of everything that is logged. */
   const said = (source: Record<string, string>): unknown[][] => {
     const lines: unknown[][] = [];
-    const take = (...parts: unknown[]): void => void lines.push(parts);
-    Logger.overrideLogger({ log: take, error: take, warn: take });
+    const at =
+      (level: string) =>
+      (...parts: unknown[]): void =>
+        void lines.push([level, ...parts]);
+    Logger.overrideLogger({ log: at('log'), error: at('error'), warn: at('warn') });
     try {
       readEnvironment(shape, source, standIns);
     } finally {
@@ -225,13 +233,13 @@ describe('a variable that is only named much like one that is read', () => {
     ['ADMIN_KEY_FILE', 'ADMIN_KEY'],
     ['ADMINKEY', 'ADMIN_KEY'],
     ['database_url', 'DATABASE_URL'],
-  ])('%s is told in the log, with its code and without its value, and stops nothing', (variable, meant) => {
+  ])('%s is logged as a warning, with a code and without its value, unless the right one is set', (variable, meant) => {
     const message = `${variable} is set, but nothing here reads it; did you mean ${meant}?`;
-    expect(said({ [variable]: 'secret' })).toEqual([[message, { code: 'variable-not-read' }, 'Configuration']]);
+    expect(said({ [variable]: 'secret' })).toEqual([['warn', message, { code: 'variable-not-read' }, 'Configuration']]);
     expect(said({ [variable]: 'secret', [meant]: 'x' })).toEqual([]);
   });
 
-  it('is nothing to tell of where others have it', () => {
+  it('is not logged if it belongs to other software', () => {
     const ofOthers = {
       ...{ CACHE_REDIS_PORT: 'tcp://10.0.0.7:6379', CACHE_REDIS_SERVICE_HOST: '10.0.0.7', ORDER_PORT: '1' },
       ...{

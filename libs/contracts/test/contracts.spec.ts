@@ -239,39 +239,39 @@ const operations = ([inventoryContract, orderContract, paymentContract, cacheCon
   Object.entries(it.operations).map(([name, operation]): [string, Operation] => [`${it.name}.${name}`, operation]),
 );
 
-/** Encodes a value, sends it as JSON and decodes it, as happens to a message. */
+/** Encodes a value to JSON and decodes it again, like a message. */
 const travelled = (schema: z.ZodType, value: unknown): unknown =>
   z.decode(schema, JSON.parse(JSON.stringify(z.encode(schema, value))));
 
 describe.each(operations)('%s', (name, operation) => {
   const { requests, replies } = samples[name] ?? { requests: [], replies: [] };
 
-  it('keeps its requests and replies through encoding, JSON and decoding', () => {
+  it('preserves its requests and replies through encoding, JSON and decoding', () => {
     expect(requests).not.toEqual([]);
     for (const it of requests) expect(travelled(operation.request, it)).toEqual(it);
     for (const it of replies) expect(travelled(operation.reply, it)).toEqual(it);
   });
 
-  it('declares errors of the list, a deadline and a size', () => {
+  it('declares known error codes, a deadline and a maximum size', () => {
     for (const code of operation.errors) expect(isErrorCode(code)).toBe(true);
     expect(operation.deadlineMs).toBeGreaterThan(0);
     expect(operation.maxBytes).toBeGreaterThan(0);
   });
 });
 
-it('spells reservations one way, however the caller spells them', () => {
+it('reservation ids are normalised to lower case', () => {
   const { request } = inventoryContract.operations.settle;
   const effect = { reservation_id: id.toUpperCase(), version: 1, kind: 'confirm' as const };
   expect(request.parse({ effects: [effect] }).effects[0]!.reservation_id).toBe(id);
 });
 
-it('does not take a cached value that is not there for one', () => {
+it('a cache put requires a value', () => {
   const { request } = cacheContract.operations.put;
   expect(request.safeParse({ key: 'k' }).success).toBe(false);
   expect(request.safeParse({ key: 'k', value: undefined }).success).toBe(false);
 });
 
-it('shows examples that its schemas take, of what is answered most as well', () => {
+it('examples of schemas are valid, and the main resources have one', () => {
   const shown = Object.values<unknown>(contracts).flatMap((it) =>
     it instanceof z.ZodType ? ((it.meta()?.examples ?? []) as unknown[]).map((example) => ({ it, example })) : [],
   );

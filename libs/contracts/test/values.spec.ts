@@ -24,7 +24,7 @@ const accepts = (schema: { safeParse(value: unknown): { success: boolean } }, va
 const unstorable = ['\0', 'a\0b', '\ud800', 'x\udc00', '\udc00\ud800'];
 
 describe('a caller’s id', () => {
-  it('is 1 to 128 characters as they are, or an integer as its decimal string', () => {
+  it('is a string of 1 to 128 characters, unchanged, or an integer, as its decimal string', () => {
     for (const id of ['a', ' A ', '🦊', 'x'.repeat(128), '__proto__', '\u0001']) expect(callerId.parse(id)).toBe(id);
     for (const [number, id] of [
       [0, '0'],
@@ -38,20 +38,20 @@ describe('a caller’s id', () => {
   });
 });
 
-it('text is what Postgres can store', () => {
+it('text accepts what Postgres can store and refuses the rest', () => {
   for (const value of unstorable) expect(accepts(text(10), value)).toBe(false);
   for (const value of ['', '🦊🦊', '\u0001', '\\u0000']) expect(accepts(text(10), value)).toBe(true);
 });
 
 describe('metadata', () => {
-  it('refuses what jsonb cannot store, however deep it lies, in keys as in values', () => {
+  it('refuses what jsonb cannot store at any depth, in keys and values', () => {
     for (const bad of unstorable) {
       expect(accepts(metadata, { a: [{ b: bad }] })).toBe(false);
       expect(accepts(metadata, { a: { [bad]: 1 } })).toBe(false);
     }
   });
 
-  it('takes text that only looks like it, and gives back what it got', () => {
+  it('accepts text that only looks like such escapes, and returns it unchanged', () => {
     // The server refuses `__proto__` before any schema sees it.
     const key = fc.string().filter((text) => text !== '__proto__');
     fc.assert(
@@ -66,7 +66,7 @@ describe('metadata', () => {
     );
   });
 
-  it('is bounded in bytes, not in characters', () => {
+  it('is limited in bytes, not in characters', () => {
     const room = limits.metadataBytes - '{"k":""}'.length;
     expect(accepts(metadata, { k: 'x'.repeat(room) })).toBe(true);
     expect(accepts(metadata, { k: 'x'.repeat(room + 1) })).toBe(false);
@@ -75,7 +75,7 @@ describe('metadata', () => {
   });
 });
 
-it('a cache key is bounded in bytes and well-formed', () => {
+it('a cache key is limited in bytes and must be well-formed', () => {
   expect(accepts(cacheKey, 'é'.repeat(limits.cacheKeyBytes / 2))).toBe(true);
   expect(accepts(cacheKey, 'a\0b')).toBe(true);
   for (const key of ['', 'é'.repeat(limits.cacheKeyBytes / 2 + 1), 'x\ud800'])
@@ -91,11 +91,11 @@ it('a moment is UTC text with milliseconds on the wire and a Date in the program
   }
 });
 
-it('a currency is one in use where it is given, and one of the form where it is kept', () => {
+it('a currency must be in use when it is given, and only well-formed when it is stored', () => {
   for (const code of ['GBP', 'JPY', 'USD'])
     expect([accepts(givenCurrency, code), accepts(currency, code)]).toEqual([true, true]);
   expect([accepts(givenCurrency, 'ZZZ'), accepts(currency, 'ZZZ')]).toEqual([false, true]);
-  // Each fault is reported once: the caller has the same to correct.
+  // One fault each, because the caller has one thing to correct.
   for (const other of ['gbp', 'GB', '', 826, null])
     expect(givenCurrency.safeParse(other).error?.issues).toHaveLength(1);
 });
@@ -115,7 +115,7 @@ describe('an order', () => {
     return parsed.success ? [] : parsed.error.issues.map((it) => it.path.join('.'));
   };
 
-  it('comes in two forms, never in both at once', () => {
+  it('has two forms, of which exactly one must be used', () => {
     expect(placeOrderRequest.parse({ customer_id: 7, product_id: 8, quantity: 1 })).toEqual({
       ...{ customer_id: '7', product_id: '8', quantity: 1 },
     });
@@ -124,7 +124,7 @@ describe('an order', () => {
     expect(faultsOf({ customer_id: 'c' })).not.toEqual([]);
   });
 
-  it('has bounded lines, quantities, prices and adjustments', () => {
+  it('has limits for lines, quantities, prices and adjustments', () => {
     const withLines = (lines: unknown) => faultsOf({ customer_id: 'c', lines });
     expect(withLines(Array.from({ length: limits.lines }, () => line))).toEqual([]);
     expect(withLines(Array.from({ length: limits.lines + 1 }, () => line))).not.toEqual([]);
@@ -139,7 +139,7 @@ describe('an order', () => {
     expect([adjusted('tax', -5), adjusted('gift', 5), adjusted('tax', 2 ** 53)]).not.toContainEqual([]);
   });
 
-  it('takes back with a reason and units', () => {
+  it('can be returned with a reason and lines', () => {
     const back = { lines: [{ ...line, line: 1, amount_minor: 0 }], restock: false, reason: 'r' };
     expect(accepts(returnOrderRequest, back)).toBe(true);
     for (const wrong of [
@@ -152,7 +152,7 @@ describe('an order', () => {
   });
 });
 
-it('an error has a code of the list, its status and its words', () => {
+it('every error code has a title and a status from 400, which its error gets', () => {
   for (const [code, { status, title }] of Object.entries(errorCodes)) {
     expect(isErrorCode(code)).toBe(true);
     expect(title).not.toBe('');

@@ -40,7 +40,7 @@ class Thing {
 class Things1700000000001 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`CREATE TABLE shop.things (id text PRIMARY KEY, units bigint NOT NULL)`);
-    // Long enough for the other instances to arrive while this one migrates.
+    // Long enough for the other instances to start while this one migrates.
     await runner.query(`SELECT pg_sleep(0.2)`);
     await runner.query(`CREATE TABLE shop.settings (name text PRIMARY KEY, value text NOT NULL)`);
     await runner.query(`INSERT INTO shop.settings VALUES ('cursor_secret', 'of all instances')`);
@@ -107,7 +107,7 @@ afterAll(async () => {
 });
 
 describe('a data source', () => {
-  it('is migrated once by instances that start at the same moment', async () => {
+  it('is migrated once when several instances start at the same time', async () => {
     database = await testDatabase();
     const instances = await Promise.all([start(), start(), start(), start()]);
     const done = await sqlOf(instances[0]).query({ name: 'done', text: 'SELECT name FROM shop.migrations' });
@@ -119,7 +119,7 @@ describe('a data source', () => {
     await start();
   });
 
-  it('does not start when a migration fails, and keeps nothing of that one', async () => {
+  it('does not start if a migration fails, and rolls that migration back', async () => {
     database = await testDatabase();
     const error = await failureOf(start({ migrations: [Broken1700000000002, Things1700000000001] }));
     expect(error.message).toMatch(/Broken1700000000002 of shop failed: relation "shop.nowhere"/);
@@ -131,7 +131,7 @@ describe('a data source', () => {
     expect(await sqlOf(module).query(tables)).toEqual([{ half: null, no: false }]);
   });
 
-  it('reads int8 as numbers on its own connections, and refuses to round', async () => {
+  it('reads int8 as numbers on its own connections only, and refuses to round', async () => {
     database = await testDatabase();
     const module = await start();
     await thingsOf(module).insert({ id: 'a', units: Number.MAX_SAFE_INTEGER });
@@ -147,7 +147,7 @@ describe('a data source', () => {
     expect(pg.types.getTypeParser(pg.types.builtins.INT8)('5')).toBe('5');
   });
 
-  it('says where it looked for a Postgres that is not there, without the password', async () => {
+  it('names the address of a Postgres that is not there, without the password', async () => {
     database = await testDatabase();
     const port = await freePort();
     const url = `postgres://somebody:secret@127.0.0.1:${port}/shop`;
@@ -157,7 +157,7 @@ describe('a data source', () => {
     expect(`${error.message} ${error.stack}`).not.toContain('secret');
   });
 
-  it('does not wait for a database that does not exist or a password that is wrong', async () => {
+  it('fails at once if the database does not exist or the password is wrong', async () => {
     database = await testDatabase();
     const elsewhere = new URL(database.url);
     elsewhere.pathname = '/nowhere';
@@ -169,7 +169,7 @@ describe('a data source', () => {
     expect(`${error.message} ${error.stack}`).not.toContain('guessed');
   });
 
-  it('says which one it is that is not trusted, or has no certificate to trust', async () => {
+  it('names the server that does not support the required TLS', async () => {
     database = await testDatabase();
     const secured = new URL(database.url);
     secured.searchParams.set('sslmode', 'verify-full');
@@ -178,7 +178,7 @@ describe('a data source', () => {
     expect(error.message).toMatch(/SSL.*SHOP_DATABASE_URL/);
   });
 
-  it('says what to do where a certificate is not trusted', async () => {
+  it('says what to do if the certificate is not trusted', async () => {
     database = await testDatabase();
     const { cert, key, remove } = await selfSignedCertificate();
     const server = createServer((socket) => {
@@ -201,8 +201,8 @@ describe('a data source', () => {
   });
 });
 
-describe('sql', () => {
-  it('commits and rolls back', async () => {
+describe('Sql', () => {
+  it('commits transactions, and rolls failed ones back', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start());
     expect(await sql.query(put, ['a', 1])).toEqual([{ units: 1 }]);
@@ -216,7 +216,7 @@ describe('sql', () => {
       throw refusal;
     });
     expect(await failureOf(refused)).toBe(refusal);
-    // A failure that `work` hides has rolled back the transaction nevertheless.
+    // A failure that the work swallows rolls the transaction back nevertheless.
     const hidden = sql.transaction(async (within) => {
       await within.query(put, ['e', 5]);
       await failureOf(within.query(put, ['a', 1]));
@@ -225,7 +225,7 @@ describe('sql', () => {
     expect((await sql.query<{ id: string }>(read)).map((it) => it.id)).toEqual(['a', 'b', 'c']);
   });
 
-  it('leaves errors of the statement as they are, and keeps the connection with what is prepared on it', async () => {
+  it('passes on errors of a statement, and keeps the connection with its prepared statements', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start({ poolSize: 1 }));
     const prepared = { name: 'prepared', text: 'SELECT name FROM pg_prepared_statements' };
@@ -235,7 +235,7 @@ describe('sql', () => {
     expect(await sql.query(prepared)).toContainEqual({ name: 'put' });
   });
 
-  it('gives nothing more time than it has: a lock, a statement, a transaction, one in which nothing happens', async () => {
+  it('sets timeouts for locks, statements, transactions and idle transactions', async () => {
     database = await testDatabase();
     const limits = `SELECT name, setting || unit AS "most" FROM pg_settings WHERE name LIKE '%\\_timeout' AND setting <> '0'`;
     const set = await sqlOf(await start()).query<{ name: string; most: string }>({ name: 'limits', text: limits });
@@ -245,7 +245,7 @@ describe('sql', () => {
     });
   });
 
-  it('answers unavailable when a lock is not free in time, and when the pool has no connection', async () => {
+  it('fails as unavailable if a lock times out or the pool has no free connection', async () => {
     database = await testDatabase();
     const url = new URL(database.url);
     url.searchParams.set('lock_timeout', '50');
@@ -268,7 +268,7 @@ describe('sql', () => {
     await pool.end();
   });
 
-  it('waits for a standby over the very connection that has read, and only where what was read counts', async () => {
+  it('waits for the standby on the connection that has read, and only if the result counts', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start());
     const nap = { name: 'nap', text: 'SELECT pg_sleep(0.05)' };
@@ -295,7 +295,7 @@ describe('sql', () => {
     await observer.end();
   });
 
-  it('answers unavailable when its connection is cut in a transaction, and goes on with another', async () => {
+  it('fails as unavailable if its connection is cut in a transaction, and continues with another', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start());
     const whoAmI = { name: 'who', text: 'SELECT pg_backend_pid() AS pid' };
@@ -309,7 +309,7 @@ describe('sql', () => {
     expect(await sql.query(read)).toEqual([]);
   });
 
-  it('prepares a statement anew after a migration has changed its table', async () => {
+  it('prepares a statement again after a migration has changed its table', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start({ poolSize: 1 }));
     const everything = { name: 'everything', text: 'SELECT * FROM shop.things' };
@@ -321,7 +321,7 @@ describe('sql', () => {
   });
 });
 
-describe('a Postgres that lets nobody in any more', () => {
+describe('a Postgres that refuses connections', () => {
   const asAdmin = async (...statements: string[]): Promise<void> => {
     const admin = new pg.Client(Object.assign(new URL(database.url), { pathname: '/postgres' }).href);
     await admin.connect();
@@ -329,7 +329,7 @@ describe('a Postgres that lets nobody in any more', () => {
     await admin.end();
   };
 
-  /** A user with all privileges except those of an administrator of the server. */
+  /** Starts as a user with all privileges on the database, but none of a superuser. */
   const startAs = async (user: string): Promise<TestingModule> => {
     const name = new URL(database.url).pathname.slice(1);
     await asAdmin(
@@ -347,7 +347,7 @@ describe('a Postgres that lets nobody in any more', () => {
     asAdmin(...['wrong_password', 'too_many', 'not_granted', 'no_database'].map((it) => `DROP ROLE IF EXISTS ${it}`)),
   );
 
-  /** The answers of prepared SQL, of a transaction, and of TypeORM. */
+  /** The errors of a statement, of a transaction and of TypeORM. */
   const answersOf = async (module: TestingModule): Promise<unknown[]> => {
     const source = module.get<DataSource>(getDataSourceToken('shop'), { strict: false });
     const asked = [
@@ -358,7 +358,7 @@ describe('a Postgres that lets nobody in any more', () => {
     ];
     return Promise.all(
       asked.map(async (ask) => {
-        // The first query may still be given a connection whose end has not been noticed.
+        // The first query may still get a connection whose end was not noticed yet.
         await failureOf(ask());
         const { code, detail } = (await failureOf(ask())) as Error & { code: string; detail: string };
         return `${code}: ${detail}`;
@@ -404,11 +404,11 @@ describe('a Postgres that lets nobody in any more', () => {
   });
 });
 
-describe('a connection over which nothing comes any more', () => {
+describe('a silent connection', () => {
   it.each([
     ['Sql', (module: TestingModule) => sqlOf(module).query(read), 'read'],
     ['TypeORM', (module: TestingModule) => thingsOf(module).find(), 'things'],
-  ])('is given up by %s when it has been waited for, and others do not wait for it', async (_, ask, word) => {
+  ])('is abandoned by %s after the query timeout, and the next query gets another one', async (_, ask, word) => {
     database = await testDatabase();
     const url = new URL(database.url);
     const proxy = await RedisProxy.start(Number(url.port));
@@ -428,8 +428,8 @@ describe('a connection over which nothing comes any more', () => {
   });
 });
 
-describe('a Postgres that goes away and comes back', () => {
-  it('is unavailable meanwhile, to statements and to TypeORM alike, and is waited for at a start', async () => {
+describe('a Postgres that stops and starts again', () => {
+  it('is unavailable meanwhile to Sql and TypeORM, and an instance that starts waits for it', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'cleave-database-'));
     const first = await startEmbeddedPostgres({ dataDir });
     try {

@@ -37,7 +37,7 @@ const start = async (options: Partial<EmbeddedPostgresOptions> = {}): Promise<Em
   return server;
 };
 
-/** Starts the compiled server in another process, which then stays idle. Its first line of output is the result. */
+/** Starts the compiled server in another process, which then stays idle and prints the result as its first line. */
 const startElsewhere = async (): Promise<{ child: ChildProcess; url?: string; pid?: number; error?: string }> => {
   const program = `
     import { startEmbeddedPostgres } from '#database';
@@ -85,8 +85,8 @@ afterEach(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe('an embedded Postgres', () => {
-  it('makes its data, keeps them and its port over a restart, and listens on loopback alone', async () => {
-    // The leftovers of an interrupted first start.
+  it('creates its data, keeps data and port over a restart, and listens on loopback only', async () => {
+    // Left over from an interrupted first start.
     await mkdir(join(dataDir, `postgres.new-${idOfNobody}`, 'data', 'base'), { recursive: true });
     const first = await start();
     expect(await readdir(dataDir)).toEqual(['postgres']);
@@ -118,7 +118,7 @@ describe('an embedded Postgres', () => {
     expect((await lstat(join(dataDir, 'postgres', 'password'))).mode & 0o077).toBe(0);
   });
 
-  it('takes another port when somebody listens on the last one', async () => {
+  it('uses another port if its last one is taken', async () => {
     const first = await start();
     await first.stop();
     const { createServer } = await import('node:net');
@@ -130,7 +130,7 @@ describe('an embedded Postgres', () => {
     somebody.close();
   });
 
-  it('is not given to a second process while the first lives', async () => {
+  it('refuses a second start on the same data while the first runs', async () => {
     const server = await start();
     const inUse = `is already used by process ${process.pid}`;
     await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(inUse);
@@ -138,7 +138,7 @@ describe('an embedded Postgres', () => {
     expect(await query(server.url('postgres'), 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
   });
 
-  it('is found as it was after its process was killed', async () => {
+  it('keeps its data after its process was killed', async () => {
     const killed = await startElsewhere();
     await query(killed.url!, 'CREATE TABLE survives AS SELECT 7 AS answer');
     await kill(killed.child);
@@ -153,7 +153,7 @@ describe('an embedded Postgres', () => {
     expect(await query(server.url('postgres'), 'SELECT answer FROM survives')).toEqual([{ answer: 7 }]);
   });
 
-  it('is found as it was after its process and its postmaster were killed at once', async () => {
+  it('starts again after its process and its postmaster were killed', async () => {
     const killed = await startElsewhere();
     process.kill(killed.pid!, 'SIGKILL');
     await kill(killed.child);
@@ -161,7 +161,7 @@ describe('an embedded Postgres', () => {
     expect(await query(server.url('postgres'), 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
   });
 
-  it('goes to one of two processes that start at the same moment, on new data too', async () => {
+  it('is started by one of two processes at the same time, on new and on existing data', async () => {
     const before = dataDir;
     dataDir = join(folder, 'raced');
     try {
@@ -183,7 +183,7 @@ describe('an embedded Postgres', () => {
     }
   });
 
-  it('does not mistake a stranger with the id in an old lock file for its server', async () => {
+  it('ignores an old lock file whose process id belongs to another program', async () => {
     await (await start()).stop();
     const sharedMemory = '  1234567         1';
     const lock = [process.pid, join(dataDir, 'postgres', 'data'), 1, 54321, '', '127.0.0.1', sharedMemory, 'ready', ''];
@@ -192,7 +192,7 @@ describe('an embedded Postgres', () => {
     expect(await query(server.url('postgres'), 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
   });
 
-  it('is started again on its port when it is killed, and reported when it does not stay up', async () => {
+  it('is restarted on its port when killed, and reported at the fourth time within a minute', async () => {
     const reported: Error[] = [];
     const server = await start({ onExit: (error) => reported.push(error) });
     const { port } = server;
@@ -211,7 +211,7 @@ describe('an embedded Postgres', () => {
     await server.stop();
   });
 
-  it('says so when its folder is not whole', async () => {
+  it('reports an incomplete data folder', async () => {
     const password = join(dataDir, 'postgres', 'password');
     await rename(password, `${password}.away`);
     await expect(start()).rejects.toThrow('Move it away to start with an empty database');
@@ -220,7 +220,7 @@ describe('an embedded Postgres', () => {
 
   const asRoot = isRoot && process.platform === 'linux' ? it : it.skip;
   if (asRoot === it.skip) process.stderr.write('SKIPPED: data below a closed folder need root on Linux\n');
-  asRoot('lives below a folder that only root can enter, through crash, checkpoint and restart', async () => {
+  asRoot('works below a folder that only root can enter, through checkpoint, crash and restart', async () => {
     const before = dataDir;
     const home = join(folder, 'home');
     await mkdir(home, { mode: 0o700 });
@@ -252,7 +252,7 @@ describe('an embedded Postgres', () => {
 });
 
 describe('the server binaries', () => {
-  /** A package as npm leaves it without install scripts. */
+  /** A package as npm installs it without running scripts. */
   const withoutLinks = async (target: string): Promise<string> => {
     const native = packagedBinaries();
     await mkdir(target);
@@ -264,7 +264,7 @@ describe('the server binaries', () => {
     return join(target, 'native');
   };
 
-  it('get the links that npm does not make without install scripts', async () => {
+  it('get the links that npm does not create without install scripts', async () => {
     const native = await withoutLinks(join(folder, 'package'));
     expect(await runnableBinaries(undefined, { native, caches: [] })).toBe(native);
     const links = JSON.parse(await readFile(join(native, 'pg-symlinks.json'), 'utf8')) as { target: string }[];
@@ -273,7 +273,7 @@ describe('the server binaries', () => {
 
   const asRoot = isRoot ? it : it.skip;
   if (!isRoot) process.stderr.write('SKIPPED: binaries below a closed folder need root\n');
-  asRoot('are copied to where the server may run them when they lie below a closed folder', async () => {
+  asRoot('are copied to a folder where the server may run them if they are below a closed one', async () => {
     const closed = join(folder, 'closed');
     await mkdir(closed, { mode: 0o700 });
     const native = await withoutLinks(join(closed, 'package'));
@@ -291,7 +291,7 @@ describe('the server binaries', () => {
     await expect(runnableBinaries(user, { native, caches })).rejects.toThrow('owned or writable by another user');
   });
 
-  it('are asked for by DATABASE_URL where no package fits the platform', () => {
+  it('are reported as missing on an unsupported platform, with a hint to set DATABASE_URL', () => {
     const { arch } = process;
     Object.defineProperty(process, 'arch', { value: 'pdp11', configurable: true });
     try {

@@ -27,7 +27,7 @@ describe('the address of the event bus', () => {
     expect(faults(text)[0]).toMatch(/must be postgres: or nats:\/\//);
   });
 
-  it('says which server is wrong', () => {
+  it('names the server that is wrong', () => {
     expect(faults('nats://a:1,b')[0]).toContain('server 2 is not host:port');
   });
 
@@ -37,7 +37,7 @@ describe('the address of the event bus', () => {
     'nats://me:hunter2@h:1,x',
     'nats://me:x/hunter2@h',
     'x:hunter2@h',
-  ])('does not tell what may be a password, where it is wrong as in %s', (text) => {
+  ])('does not print a possible password in the error about %s', (text) => {
     try {
       readEnvironment({ EVENTS_AT: eventBus }, { EVENTS_AT: text });
       throw new Error('it was taken');

@@ -33,7 +33,7 @@ const lapse = async (): Promise<void> => {
   await pool.query(`UPDATE reader.checkpoints SET lease_until = now()`);
   await pool.query(`UPDATE reader.readers SET seen_until = now()`);
 };
-/** Sets the clock back: what is stored lies ahead of it. */
+/** Sets the clock back, so that stored times lie ahead of it. */
 const setBack = async (): Promise<void> => {
   await pool.query(`UPDATE reader.checkpoints SET lease_until = lease_until + interval '1 hour'`);
   await pool.query(`UPDATE reader.readers SET seen_until = seen_until + interval '1 hour'`);
@@ -42,7 +42,7 @@ const ascending = (a: number, b: number): number => a - b;
 const at = (xid: string, id: string): string => positionOf({ xid, id });
 
 describe('checkpoints', () => {
-  it('begin once, where they are told to', async () => {
+  it('begin once, at the given position', async () => {
     const later = at('7', '9');
     await checkpoints.begin(consumer, later);
     expect((await acquire(randomUUID())).map((it) => it.position)).toEqual(Array(partCount).fill(logBeginning));
@@ -52,7 +52,7 @@ describe('checkpoints', () => {
     expect(positions).toEqual(Array(partCount).fill(later));
   });
 
-  it('are all read by one who is alone, and renewed by the same without a new epoch', async () => {
+  it('all belong to a single reader, which renews its leases without a new epoch', async () => {
     const one = randomUUID();
     const parts = await acquire(one);
     expect(parts.map((it) => it.part).toSorted(ascending)).toEqual(
@@ -61,11 +61,11 @@ describe('checkpoints', () => {
     expect((await acquire(one)).map((it) => it.epoch)).toEqual(parts.map((it) => it.epoch));
   });
 
-  it('are shared fairly as readers come and go', async () => {
+  it('are divided fairly as readers come and go', async () => {
     const holders = [randomUUID(), randomUUID(), randomUUID()] as const;
     const [one, two, three] = holders;
     expect(await acquire(one)).toHaveLength(partCount);
-    // Nothing is free before the first reader has given back what exceeds its share.
+    // No part is free before the first reader has released what exceeds its share.
     expect(await acquire(two)).toHaveLength(0);
     expect(await acquire(one)).toHaveLength(partCount / 2);
     expect(await acquire(two)).toHaveLength(partCount / 2);
@@ -78,7 +78,7 @@ describe('checkpoints', () => {
     expect(await acquire(one)).toHaveLength(partCount);
   });
 
-  it('are moved by whoever has the lease, all or none', async () => {
+  it('are moved by the holder of the leases only, all or none', async () => {
     const one = randomUUID();
     const mine = await acquire(one);
     await lapse();
@@ -87,7 +87,7 @@ describe('checkpoints', () => {
     const moved = (parts: typeof mine, position: string) => parts.map((it) => ({ ...it, position }));
     await expect(checkpoints.at(consumer, moved(mine, at('7', '7'))).keep()).rejects.toThrow('taken over');
     await checkpoints.at(consumer, moved(theirs, at('5', '5'))).keep();
-    // One of the parts is not theirs any more, so none is advanced.
+    // One of the leases is lost, so no part is moved.
     const some = [...moved(theirs.slice(1), at('6', '6')), { ...theirs[0]!, epoch: '0', position: at('6', '6') }];
     await expect(checkpoints.at(consumer, some).keep()).rejects.toThrow('taken over');
     expect((await checkpoints.read(consumer)).map((it) => it.position)).toEqual(Array(partCount).fill(at('5', '5')));
@@ -95,7 +95,7 @@ describe('checkpoints', () => {
     await expect(checkpoints.at(consumer, moved(theirs, at('8', '8'))).keep()).rejects.toThrow('taken over');
   });
 
-  it('are taken over from one who is gone though the clock was set back since, and kept by one who is there', async () => {
+  it('are kept by a live reader after the clock was set back, and taken over from a dead one', async () => {
     const [gone, one] = [randomUUID(), randomUUID()];
     const before = await acquire(gone, 5_000);
     await setBack();
@@ -107,7 +107,7 @@ describe('checkpoints', () => {
     await checkpoints.at(consumer, taken).keep();
   });
 
-  it('are taken by each of many at once, each part by one', async () => {
+  it('are acquired concurrently, each part by one reader', async () => {
     const holders = Array.from({ length: 6 }, () => randomUUID());
     for (let round = 0; round < 4; round += 1) await Promise.all(holders.map((it) => acquire(it)));
     const shares = await Promise.all(holders.map((it) => acquire(it)));
@@ -116,7 +116,7 @@ describe('checkpoints', () => {
     expect(parts).toHaveLength(partCount);
   });
 
-  it('are gone once the consumer is forgotten, for whoever still reads as well', async () => {
+  it('are deleted with their consumer, also for a reader that still holds leases', async () => {
     const mine = await acquire(randomUUID());
     await checkpoints.forget(consumer);
     await expect(checkpoints.at(consumer, mine).keep()).rejects.toThrow('taken over');
@@ -125,7 +125,7 @@ describe('checkpoints', () => {
 });
 
 describe('a position', () => {
-  it('sorts as text as its numbers do', () => {
+  it('sorts as text like its numbers', () => {
     const sorted = [at('9', '99'), at('10', '1'), at('10', '2'), at('18446744073709551615', '9223372036854775807')];
     expect([...sorted].reverse().sort()).toEqual(sorted);
   });

@@ -3,7 +3,7 @@ import { EventBus, eventBus } from '#events';
 import { Readiness } from '#health';
 import { freePort } from '#testing';
 
-it('leaves a process ready without NATS, if degraded, and says why', async () => {
+it('a process without NATS is degraded but ready, and gives the reason', async () => {
   const readiness = new Readiness();
   const bus = new EventBus(readiness);
   expect([...(await readiness.states())]).toEqual([]);

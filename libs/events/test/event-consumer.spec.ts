@@ -46,7 +46,7 @@ const start = async (interrupt: ConstructorParameters<typeof Interrupted>[1]): P
   return consumer;
 };
 
-/** Each event took effect once: a second time would violate the primary key. */
+/** Checks that each event took effect once; a second time would violate the primary key. */
 const expectAllSeen = async (consumer: string): Promise<void> => {
   const all = (await log.all()).map((it) => it.sequence);
   await until(async () => (await log.countSeen(consumer)) >= all.length);
@@ -54,7 +54,7 @@ const expectAllSeen = async (consumer: string): Promise<void> => {
 };
 
 describe('reading ahead', () => {
-  it('leaves nothing out and tells nothing twice, however the log grows and fails meanwhile', async () => {
+  it('skips and repeats nothing while the log grows and sometimes fails', async () => {
     const random = new SeededRandom(testSeed());
     let end = 0;
     let atOnce = 0;
@@ -84,7 +84,7 @@ describe('reading ahead', () => {
     expect(most).toBeGreaterThan(1);
   });
 
-  it('keeps what nobody comes for no longer than a lease', async () => {
+  it('discards pages that were not requested for as long as a lease', async () => {
     jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
     try {
       const asked: string[] = [];
@@ -108,8 +108,8 @@ describe('reading ahead', () => {
   });
 });
 
-describe('parts that move while pages were read ahead', () => {
-  it('are read by whoever has them, nothing left out and nothing told twice', async () => {
+describe('parts that move after pages were read ahead', () => {
+  it('are continued by their new holder without a skipped or repeated event', async () => {
     const random = new SeededRandom(testSeed());
     const consumer = randomUUID();
     await log.pool.query('TRUNCATE reader.log, reader.seen');
@@ -130,7 +130,7 @@ describe('parts that move while pages were read ahead', () => {
 });
 
 describe('a consumer', () => {
-  it('takes less at once where what it takes lasts longer than its lease', async () => {
+  it('reduces its batches if one takes longer than its lease', async () => {
     await log.write(Array.from({ length: 100 }, () => randomUUID()));
     const sizes: number[] = [];
     const consumer: string = await start(async ({ length }) => {
@@ -142,7 +142,7 @@ describe('a consumer', () => {
     expect(Math.max(...sizes)).toBe(50);
   });
 
-  it('is refused what it sent earlier and was given up, once it has read that again', async () => {
+  it('cannot write an abandoned batch late, once it has read the events again', async () => {
     await log.write(Array.from({ length: 20 }, () => randomUUID()));
     let late: (() => Promise<void>) | undefined;
     const refusals: unknown[] = [];

@@ -13,8 +13,8 @@ const event: Published = {
   payload: Buffer.from('{"tenantid":"shop","subject":"an order"}'),
 };
 
-describe('an event that is signed', () => {
-  it('is believed by whoever has the secret, also among others', () => {
+describe('the signature of an event', () => {
+  it('is valid with its secret, also as one of several, and with no other', () => {
     const signature = signing.sign(event);
     expect(signing.isRight(signature, event)).toBe(true);
     for (const [secrets, isRight] of [
@@ -27,25 +27,22 @@ describe('an event that is signed', () => {
 
   it.each<[string, Partial<Published>]>([
     ['the log or the part', { subject: 'cleave.orders.4' }],
-    ['where it stands', { sequence: '3' }],
-    ['what it follows on', { previous: '0' }],
-    [
-      'the tenant, or anything else that is told',
-      { payload: Buffer.from('{"tenantid":"other","subject":"an order"}') },
-    ],
-    ['that it has nothing in it', { payload: new Uint8Array() }],
-    ['where one field ends', { sequence: '21', previous: '' }],
-  ])('is not believed where somebody has changed %s', (_, change) => {
+    ['the sequence', { sequence: '3' }],
+    ['the previous sequence', { previous: '0' }],
+    ['the payload', { payload: Buffer.from('{"tenantid":"other","subject":"an order"}') }],
+    ['the payload to nothing', { payload: new Uint8Array() }],
+    ['the boundary between two fields', { sequence: '21', previous: '' }],
+  ])('is invalid after a change of %s', (_, change) => {
     expect(signing.isRight(signing.sign(event), { ...event, ...change })).toBe(false);
   });
 
-  it('is not believed because of what the secret signs elsewhere', () => {
+  it('is not interchangeable with other signatures by the same secret', () => {
     const head = JSON.stringify([event.subject, event.sequence, event.previous]);
     expect(signing.isRight(new ServiceSecrets([secret]).sign(head, event.payload), event)).toBe(false);
     for (const it of ['', 'x', signing.sign(event).slice(1)]) expect(signing.isRight(it, event)).toBe(false);
   });
 
-  it('is counted where it is refused, and somebody is asked to look', async () => {
+  it('is counted in the metrics and reported when it is refused', async () => {
     const metrics = new Metrics();
     const it = new EventSigning(new ServiceSecrets([secret]), metrics);
     expect(it.hasRefusedLately).toBe(false);

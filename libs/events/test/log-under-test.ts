@@ -57,7 +57,7 @@ export const readerPool = async (url: string): Promise<pg.Pool> => {
   return pool;
 };
 
-/** A log like that of orders, and what consumers have seen of it, in a database of its own. */
+/** A log like that of orders, and the events that consumers have seen, in a database of its own. */
 export const startLog = async () => {
   const database = await testDatabase();
   const pool = await readerPool(database.url);
@@ -79,7 +79,7 @@ export const startLog = async () => {
     const events = rows.map(eventOf);
     return { events, until: events.at(-1)?.sequence ?? after, isMore: rows.length === limit };
   };
-  /** All of it, without waiting for transactions that are still running. */
+  /** All events, without waiting for transactions that are still running. */
   const all = async (): Promise<TestEvent[]> =>
     (
       await pool.query<Row>('SELECT xid::text, id::text, subject, filling, at FROM reader.log ORDER BY log.xid, log.id')
@@ -98,7 +98,7 @@ export const startLog = async () => {
   const countSeen = async (consumer: string): Promise<number> =>
     (await pool.query<{ count: number }>(`SELECT count(*)::int FROM reader.seen WHERE consumer = $1`, [consumer]))
       .rows[0]!.count;
-  /** Everything took effect once (twice fails in the database), and in order within each part. */
+  /** Checks that each event took effect once (twice fails in the database), and in order within its part. */
   const expectAllInOrder = async (consumer: string): Promise<void> => {
     const events = await all();
     await until(async () => (await countSeen(consumer)) >= events.length);
@@ -109,9 +109,9 @@ export const startLog = async () => {
     for (const [it, sequences] of expected) expect(actual.get(it)).toEqual(sequences);
     expect(seen).toHaveLength(events.length);
   };
-  /** Makes the lease of some parts expire, so that whoever comes first takes them under a new epoch. */
+  /** Makes the leases of some parts expire, so that the next reader takes them under a new epoch. */
   const letGo = async (consumer: string, parts: readonly number[]): Promise<void> => {
-    // Skips locked rows, as time does not wait for locks either: a deadlock here would not be the fault of the consumers.
+    // Skips locked rows, because a deadlock here would not be the fault of the consumers.
     await pool.query(
       `UPDATE reader.checkpoints SET lease_until = now() WHERE (consumer, part) IN (
         SELECT consumer, part FROM reader.checkpoints WHERE consumer = $1 AND part = ANY ($2) FOR UPDATE SKIP LOCKED)`,
@@ -188,14 +188,14 @@ export class Notes extends EventConsumer<TestEvent> {
   protected apply(events: readonly TestEvent[], checkpoint: Checkpoint): Promise<void> {
     return this.log.sql.transaction(async (within) => {
       const columns = [events.map((it) => it.sequence), events.map((it) => it.subject)];
-      // First, so that a reader that has lost a part fails for that reason, and not because an event was recorded already.
+      // First, so that a reader that has lost a part fails for that reason, and not because of a repeated event.
       await within.query(advance, checkpoint.values);
       await within.query(note, [this.consumer, ...columns]);
     });
   }
 }
 
-/** After reading ahead, and before some of that takes effect, it makes leases expire, so that others can take the parts. */
+/** Makes leases expire after it has read ahead and before a batch takes effect, so that others can take the parts. */
 export class Disturbed extends Notes {
   constructor(
     private readonly shared: LogUnderTest,

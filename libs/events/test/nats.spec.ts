@@ -59,7 +59,7 @@ const start = <Started extends Running>(consumer: Started): Started => {
 const stopOne = (consumer: Running) => consumer.beforeApplicationShutdown();
 
 let consumer: string;
-/** How often the consumer has read the log itself. */
+/** How often the consumer read the log itself. */
 let lookUps: number;
 beforeEach(async () => {
   await log.pool.query('TRUNCATE reader.log, reader.seen, reader.checkpoints, reader.readers');
@@ -92,7 +92,7 @@ const sourceAt = (at: NatsAddress, secrets?: ServiceSecrets) =>
     readLog: async (after, limit) => {
       lookUps += 1;
       const page = await log.readLog(after, limit);
-      // Counted again, so that a read in progress is not missed.
+      // Counted at its end as well, so that a read in progress is not missed.
       lookUps += 1;
       return page;
     },
@@ -101,13 +101,13 @@ const startNotes = (at: NatsAddress, secrets?: ServiceSecrets) =>
   start(new Notes(log, consumer, sourceAt(at, secrets)));
 
 let finish: () => Promise<unknown> = async () => undefined;
-/** Lets several writers run at once until `finish`. */
+/** Runs several writers concurrently until `finish`. */
 const beginWriting = (): void => {
   let isOver = false;
   const writer = async (): Promise<void> => {
     while (!isOver) {
       await log.write(Array.from({ length: random.integer(1, 10) }, () => random.pick(subjects)));
-      // A backlog is not the point, and would take time.
+      // A pause, because a backlog is not the point and would take time.
       await setTimeout(10);
     }
   };
@@ -120,7 +120,7 @@ const beginWriting = (): void => {
 
 const expectAllInOrder = () => log.expectAllInOrder(consumer);
 
-/** Writes until something arrives without the log being read. */
+/** Writes until events arrive without the log being read. */
 const expectHeard = () =>
   until(async () => {
     const [before, seen] = [lookUps, await log.countSeen(consumer)];
@@ -153,7 +153,7 @@ describeWithNats('a log over NATS', () => {
     await manager.streams.delete('cleave-test').catch(() => undefined);
   });
 
-  it('brings everything once and in order, without the log being asked', async () => {
+  it('delivers every event once and in order, and without reading the log', async () => {
     await log.write(subjects);
     startPublisher(at);
     startNotes(at);
@@ -164,7 +164,7 @@ describeWithNats('a log over NATS', () => {
     await expectAllInOrder();
   });
 
-  it('publishes CloudEvents in structured mode, with the trace and the link beside them', async () => {
+  it('publishes CloudEvents in structured mode, with the trace and the previous sequence as headers', async () => {
     startPublisher(at);
     await log.write(['one', 'one']);
     await until(async () => (await manager.streams.info('cleave-test').catch(() => undefined))?.state.messages === 2);
@@ -181,14 +181,14 @@ describeWithNats('a log over NATS', () => {
     expect(config).toMatchObject({ max_age: 3_600_000_000_000, num_replicas: 1, storage: 'file', discard: 'old' });
   });
 
-  it('keeps events for as long as it is told by whoever starts last', async () => {
+  it('retains events for the time that the last publisher configures', async () => {
     const prepare = (keepHours: number) => newBus().publisherFor(at, { log: 'test', keepHours }).prepare();
     await Promise.all([1, 1, 1].map(prepare));
     await prepare(2);
     expect((await manager.streams.info('cleave-test')).config.max_age).toBe(7_200_000_000_000);
   });
 
-  it('goes on where a publisher was killed before it could say what it had published', async () => {
+  it('tolerates duplicates of a publisher that was killed before it moved its checkpoint', async () => {
     const real = publisherTo(at);
     let again = 0;
     const failing = new (class extends EventPublisher {
@@ -211,7 +211,7 @@ describeWithNats('a log over NATS', () => {
     }
   });
 
-  it('finds in the log what is lost, comes late or cannot be understood, and passes over what the log does not know', async () => {
+  it('reads lost, late and malformed events from the log, and ignores events unknown to the log', async () => {
     const real = publisherTo(at);
     const unreliable = new (class extends EventPublisher {
       prepare = () => real.prepare();
@@ -240,7 +240,7 @@ describeWithNats('a log over NATS', () => {
     await expectAllInOrder();
   });
 
-  describe('that is signed', () => {
+  describe('with signatures', () => {
     const secret = 'known to all services, and to nobody else';
     const secrets = new ServiceSecrets([secret]);
     const strangers: (ServiceSecrets | undefined)[] = [
@@ -248,7 +248,7 @@ describeWithNats('a log over NATS', () => {
       new ServiceSecrets(['known to nobody who is asked anything']),
     ];
 
-    it('takes nothing that somebody else has published there, and goes on as if it had never come', async () => {
+    it('ignores events that others have published, and continues over NATS', async () => {
       startPublisher(at, publisherTo(at, secrets));
       startNotes(at, secrets);
       await expectHeard();
@@ -258,7 +258,7 @@ describeWithNats('a log over NATS', () => {
       for (let round = 0; round < 20; round += 1) {
         const seen = await log.countSeen(consumer);
         const sequence = positionOf({ xid: '18000000000000000000', id: String(round + 1) });
-        // A reader that trusted it would be at the end of all positions.
+        // A reader that trusted it would jump to the end of all positions.
         const forged = subjects.map((subject): Linked<TestEvent> => {
           const event = { ...known!, id: randomUUID(), subject, sequence };
           return { event, subject, sequence, previous: logBeginning };
@@ -276,7 +276,7 @@ describeWithNats('a log over NATS', () => {
       await expectHeard();
     });
 
-    it('is taken where it was signed with the secret before, and read in the log where that is none any more', async () => {
+    it('accepts events signed with the previous secret, and reads those with an unknown one from the log', async () => {
       const next = new ServiceSecrets(['takes the place of the one that all know']);
       startNotes(at, new ServiceSecrets(['takes the place of the one that all know', secret]));
       for (const signing of [secrets, next, ...strangers]) {
@@ -292,7 +292,7 @@ describeWithNats('a log over NATS', () => {
     });
   });
 
-  it('brings an event that is too large for a message', async () => {
+  it('delivers an event that is too large for a message', async () => {
     startPublisher(at);
     startNotes(at);
     await expectHeard();
@@ -301,14 +301,14 @@ describeWithNats('a log over NATS', () => {
     await expectAllInOrder();
   });
 
-  it('survives that the stream is lost', async () => {
+  it('recovers from the loss of the stream', async () => {
     startPublisher(at);
     startNotes(at);
     await expectHeard();
     beginWriting();
     for (const count of [500, 1_000]) {
       await until(async () => (await log.countSeen(consumer)) > count);
-      // Consumers go on by the log until the publisher has made it anew.
+      // Consumers read the log until the publisher has created the stream again.
       await until(() => manager.streams.info('cleave-test').then(Boolean, () => false));
       await manager.streams.delete('cleave-test');
     }
@@ -317,7 +317,7 @@ describeWithNats('a log over NATS', () => {
     await expectAllInOrder();
   });
 
-  it('loses nothing and doubles nothing while NATS is killed under load, and goes on by the log meanwhile', async () => {
+  it('loses and repeats nothing when NATS is killed under load, and reads the log meanwhile', async () => {
     startPublisher(at);
     startNotes(at);
     await expectHeard();
@@ -335,7 +335,7 @@ describeWithNats('a log over NATS', () => {
     await expectAllInOrder();
   });
 
-  it('begins without NATS, and is heard as soon as it is there', async () => {
+  it('starts without NATS, and uses it as soon as it is there', async () => {
     const port = await freePort();
     const later = addressOf(`nats://127.0.0.1:${port}`);
     startPublisher(later);
@@ -351,7 +351,7 @@ describeWithNats('a log over NATS', () => {
     }
   });
 
-  it('is shared by instances that come and go', async () => {
+  it('delivers every event once and in order while instances come and go', async () => {
     const publisher = startPublisher(at);
     const notes = startNotes(at);
     beginWriting();
@@ -372,7 +372,7 @@ describeWithNats('a log over NATS', () => {
     await expectAllInOrder();
   });
 
-  it('loses nothing and doubles nothing where parts move while pages of the log were read ahead', async () => {
+  it('loses and repeats nothing when parts move after pages of the log were read ahead', async () => {
     startPublisher(at);
     const readers = new Map<number, Set<Notes>>();
     const startDisturbed = () => start(new Disturbed(log, consumer, sourceAt(at), random, readers));
@@ -388,7 +388,7 @@ describeWithNats('a log over NATS', () => {
     expect([...readers.values()].some((it) => it.size > 1)).toBe(true);
   });
 
-  it('loses nothing and doubles nothing while the first of three servers is killed under load', async () => {
+  it('loses and repeats nothing when the leader of three servers is killed under load', async () => {
     const replicated = addressOf(cluster.url);
     startPublisher(replicated);
     startNotes(replicated);

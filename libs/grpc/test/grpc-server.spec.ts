@@ -1,3 +1,4 @@
+import type { Http2Server } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials, status as Code, type Server } from '@grpc/grpc-js';
 import { afterEach, expect, it } from '@jest/globals';
@@ -7,7 +8,7 @@ import { GrpcMethod } from '@nestjs/microservices';
 import { Admission } from '#admission';
 import { Authenticator } from '#security';
 import { RequestLog } from '#telemetry';
-import { freePort } from '#testing';
+import { eventually, freePort } from '#testing';
 import { messagesIn } from '../src/definition.js';
 import { GrpcServer } from '../src/grpc-server.js';
 
@@ -42,21 +43,33 @@ const service = {
 
 const pingEveryMs = 200;
 
-/** Pings its clients as often as a test can wait for. */
+/** Sends keepalive pings at an interval that a test can wait for, and counts them. */
 class PingingServer extends GrpcServer {
+  pings = 0;
+
   override async createClient(): Promise<Server> {
-    return Object.assign(await super.createClient(), { keepaliveTimeMs: pingEveryMs });
+    const server = Object.assign(await super.createClient(), { keepaliveTimeMs: pingEveryMs });
+    for (const listening of (server['http2Servers'] as Map<Http2Server, unknown>).keys())
+      listening.on('session', (session) => {
+        const ping = session.ping.bind(session) as (...given: unknown[]) => boolean;
+        session.ping = (...given: unknown[]) => {
+          this.pings += 1;
+          return ping(...given);
+        };
+      });
+    return server;
   }
 }
 
 let arrived: () => void;
+let answered: Promise<unknown>;
 
 @Controller()
 class ProbeController {
   @GrpcMethod('Probe', 'Wait')
   async wait(): Promise<object> {
     arrived();
-    await sleep(4 * pingEveryMs);
+    await answered;
     return {};
   }
 }
@@ -69,7 +82,7 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-const start = async (maxConnections?: number): Promise<{ at: string; server: GrpcServer }> => {
+const start = async (maxConnections?: number): Promise<{ at: string; server: PingingServer }> => {
   const at = `127.0.0.1:${await freePort()}`;
   const admission = new Admission();
   const asked = [at, service, admission, new Authenticator(), new RequestLog(), undefined, undefined] as const;
@@ -95,20 +108,29 @@ const wait = (at: string): Promise<string> => {
   );
 };
 
-it('what was accepted is answered also where it is time to ask whether its caller is there', async () => {
+it('a call in flight is answered while the server drains, even if keepalive pings are due meanwhile', async () => {
   const { at, server } = await start();
   const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
+  const { promise, resolve: answer } = Promise.withResolvers<void>();
+  answered = promise;
   const waited = wait(at);
   await hasArrived;
-  await server.drain();
+  await eventually(async () => expect(server.pings).toBeGreaterThan(0));
+  const draining = server.drain();
+  await sleep(4 * pingEveryMs);
+  answer();
+  await draining;
   expect(await waited).toBe('answered');
 });
 
-it('no more are connected than may be', async () => {
+it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
   const { at } = await start(1);
   const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
+  const { promise, resolve: answer } = Promise.withResolvers<void>();
+  answered = promise;
   const first = wait(at);
   await hasArrived;
   expect(await wait(at)).toBe('UNAVAILABLE');
+  answer();
   expect(await first).toBe('answered');
 });

@@ -5,13 +5,13 @@ import { statusOf } from '../src/status.js';
 
 const codes = Object.keys(errorCodes) as ErrorCode[];
 
-it('every error has a status, and only what is ours is INTERNAL', () => {
+it('every error code has a gRPC status, and only internal is INTERNAL', () => {
   const told = codes.map((code) => [code, Code[statusOf(new CleaveError(code, 'why')).code]]);
   expect(told.filter(([, status]) => status === 'UNKNOWN')).toEqual([]);
   expect(told.filter(([, status]) => status === 'INTERNAL')).toEqual([['internal', 'INTERNAL']]);
 });
 
-it('what is told of an error stays within what callers read', () => {
+it('the details of an error are truncated to 4 KiB, its message to 1,001 characters', () => {
   const faults = Array.from({ length: 100 }, (_, index) => ({
     path: `lines.${index}.${'x'.repeat(100)}`,
     message: 'ö'.repeat(200),

@@ -39,7 +39,7 @@ const ask = async (path: string) => {
   };
 };
 
-it('lives and is ready when there is nothing to check', async () => {
+it('a service without checks is live and ready', async () => {
   await start();
   const empty = { status: 'ok', info: {}, error: {}, details: {} };
   expect(await ask('live')).toMatchObject({ status: 200, body: empty });
@@ -48,7 +48,7 @@ it('lives and is ready when there is nothing to check', async () => {
   expect(ready.headers.get('cache-control')).toBe('no-store');
 });
 
-it('says to callers what was written for them, and to the log what is behind it', async () => {
+it('readiness shows the message of a failed check to callers, and its cause in the log only', async () => {
   const readiness = await start();
   const cause = new Error('database "orders" does not exist');
   readiness.add('database', async () => {
@@ -63,7 +63,7 @@ it('says to callers what was written for them, and to the log what is behind it'
   ]);
 });
 
-it('is not ready while a check fails, says which, and lives on', async () => {
+it('a service is not ready while a check fails, names that check without its error, and stays live', async () => {
   const readiness = await start();
   let broken = true;
   readiness.add('database', async () => {
@@ -89,7 +89,7 @@ it('is not ready while a check fails, says which, and lives on', async () => {
   expect(log.join('\n')).toContain('database can be used again');
 });
 
-it('lives and is not ready while as many are connected as may be: it would refuse what it gets', async () => {
+it('a service is live but not ready at the limit of connections, because it would refuse requests', async () => {
   const readiness = await start(0, { maxConnections: 1 });
   readiness.add('database', async () => {});
   const { port } = app.getHttpServer().address() as { port: number };
@@ -105,7 +105,7 @@ it('lives and is not ready while as many are connected as may be: it would refus
   await eventually(async () => expect((await ask('ready')).status).toBe(200));
 });
 
-it('can serve while something is degraded, and says what there is to look at', async () => {
+it('a service is ready while a check is degraded, and shows its details', async () => {
   const readiness = await start();
   let count = 0;
   readiness.add('branches', async () => ({ isDegraded: count > 1, details: { count } }));
@@ -124,7 +124,7 @@ it('can serve while something is degraded, and says what there is to look at', a
   }
 });
 
-it('asks for what it needs once a second at most, however often it is asked itself', async () => {
+it('a check runs once a second at most, whatever the number of requests', async () => {
   const readiness = await start();
   let asked = 0;
   readiness.add('database', async () => {
@@ -143,7 +143,7 @@ it('asks for what it needs once a second at most, however often it is asked itse
   expect(asked).toBe(before + 1);
 });
 
-it('is not ready when a check does not answer in time, or throws at once', async () => {
+it('a service is not ready if a check times out or throws synchronously', async () => {
   const readiness = await start();
   readiness.add('hangs', () => new Promise(() => {}));
   readiness.add('throws', () => {
@@ -154,7 +154,7 @@ it('is not ready when a check does not answer in time, or throws at once', async
   expect(JSON.stringify(body.error)).toContain('timeout of 2000ms exceeded');
 });
 
-it('is not ready any more while it shuts down, but lives', async () => {
+it('a service is live but not ready while it shuts down', async () => {
   const readiness = await start(60_000);
   readiness.add('database', async () => {});
   expect((await ask('ready')).status).toBe(200);
@@ -171,13 +171,13 @@ it('is not ready any more while it shuts down, but lives', async () => {
   await closing;
 });
 
-it('takes each check once', async () => {
+it('two checks of the same name are refused', async () => {
   const readiness = await start();
   readiness.add('database', async () => {});
   expect(() => readiness.add('database', async () => {})).toThrow('called database already');
 });
 
-it('is documented', async () => {
+it('the OpenAPI document describes the readiness endpoint', async () => {
   await start();
   const { paths, components } = openApiDocument(app, { title: 'Health', description: '', version: '1' });
   const { get: ready } = paths['/health/ready']!;

@@ -38,7 +38,7 @@ const ask = async (app: NestFastifyApplication) => {
 const read = async (app: NestFastifyApplication): Promise<Samples> => samplesIn((await ask(app)).text);
 
 describe('GET /metrics', () => {
-  it('answers in the text format of Prometheus, which nobody is to keep', async () => {
+  it('answers in the text format of Prometheus, with no-store', async () => {
     const { response, text } = await ask(await start());
     expect(response.status).toBe(200);
     expect(response.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
@@ -46,7 +46,7 @@ describe('GET /metrics', () => {
     expect(samplesIn(text).size).toBeGreaterThan(10);
   });
 
-  it('tells of the process', async () => {
+  it('contains metrics of the process', async () => {
     const app = await start();
     const before = await read(app);
     const now = await read(app);
@@ -57,11 +57,11 @@ describe('GET /metrics', () => {
     expect(now.get('nodejs_eventloop_time_seconds_total{nodejs_eventloop_state="active"}')).toBeGreaterThan(0);
   });
 
-  it('tells how long what is due waits for the event loop, since it was last read', async () => {
+  it('contains the delay of the event loop since the last read', async () => {
     const app = await start();
     const until = async (figure: string, isSo: (seconds: number) => boolean, block = (): void => {}) => {
       for (let seconds = Number.NaN; !isSo(seconds);) {
-        // Some samples: reading more often than they are taken gives nothing new.
+        // Long enough for new samples.
         await sleep(200);
         block();
         seconds = (await read(app)).get(`nodejs_eventloop_delay_${figure}_seconds`) ?? Number.NaN;
@@ -72,12 +72,12 @@ describe('GET /metrics', () => {
       while (performance.now() < blockedUntil);
     };
     await until('max', (seconds) => seconds > 0.2, block);
-    // A high value is reported once; and the 20 ms between two samples are not counted as delay.
+    // A high value is reported once, and the 20 ms between two samples do not count as delay.
     await until('max', (seconds) => seconds < 0.2);
     await until('min', (seconds) => seconds < 0.01);
   });
 
-  it('tells what modules measure, by names with units, each app its own', async () => {
+  it('contains the metrics of modules under names with units, for each app its own', async () => {
     const [app, other] = [await start(), await start()];
     const meter = app.get(Metrics).meter('shop');
     meter.createCounter('shop.sales', { unit: '{sale}' }).add(2, { 'shop.where': 'a "b"\\\n' });
@@ -103,7 +103,7 @@ describe('GET /metrics', () => {
     expect([...(await read(other)).keys()].filter((name) => name.startsWith('shop'))).toEqual([]);
   });
 
-  it('stays readable when two modules measure the same thing', async () => {
+  it('stays valid if two modules use the same metric name', async () => {
     const app = await start();
     for (const name of ['one', 'two'])
       app.get(Metrics).meter(name).createCounter('calls', { description: 'Calls.' }).add(1);
@@ -115,7 +115,7 @@ describe('GET /metrics', () => {
     ]);
   });
 
-  it('answers what it can when something cannot be read, and says so in the log', async () => {
+  it('omits a metric that cannot be read, and logs the reason', async () => {
     const app = await start();
     const broken = app.get(Metrics).meter('shop').createObservableGauge('shop.broken');
     broken.addCallback(() => {
@@ -125,7 +125,7 @@ describe('GET /metrics', () => {
     expect(log.join('\n')).toContain('A metric cannot be read: Error: the shelf is away');
   });
 
-  it('has nothing to tell where OpenTelemetry is disabled', async () => {
+  it('contains only a comment if OpenTelemetry is disabled', async () => {
     const app = await start(Disabled);
     app.get(Metrics).meter('shop').createCounter('shop.sales').add(1);
     const { response, text } = await ask(app);
@@ -133,7 +133,7 @@ describe('GET /metrics', () => {
     expect(text).toBe('# metrics are off: OTEL_SDK_DISABLED\n');
   });
 
-  it('is documented as text', async () => {
+  it('is documented as plain text', async () => {
     const { paths } = openApiDocument(await start(), { title: 'Metrics', description: '', version: '1' });
     const { get } = paths['/metrics']!;
     expect(get).toMatchObject({ operationId: 'getMetrics', tags: ['health'] });
@@ -152,6 +152,6 @@ it.each([
   ['# TYPE a counter\na 1\n', 'a counter by another name'],
   ['# TYPE a gauges\na 1\n', 'no type'],
   ['what is this?\n', 'no line of the format'],
-])('what is not in the format is refused: %j', (text, why) => {
+])('samplesIn refuses the invalid text %j', (text, why) => {
   expect(() => samplesIn(text)).toThrow(why);
 });

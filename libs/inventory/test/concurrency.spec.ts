@@ -31,7 +31,7 @@ afterAll(async () => {
 
 const stockOf = (tenant: string, productId: string) => instances[0].readStock.execute(tenant, productId);
 
-it('lets crossed orders, settlements, counts and changes pass each other without a deadlock, and every unit is accounted for', async () => {
+it('concurrent reservations, settlements, counts and changes neither deadlock nor lose a unit', async () => {
   const random = new SeededRandom(testSeed());
   const tenant = newTenant();
   // Ids that other collations and JavaScript sort differently.
@@ -111,7 +111,7 @@ it('lets crossed orders, settlements, counts and changes pass each other without
     expect(await stockOf(tenant, id)).toMatchObject({ on_hand: onHand, reserved, sold });
 }, 60_000);
 
-it('sells the last units of a hot product exactly, to callers of two instances', async () => {
+it('concurrent requests to two instances reserve exactly the units of a hot product', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { hot: 101, cold: 1_000 });
   const batches = await Promise.all(
@@ -125,7 +125,7 @@ it('sells the last units of a hot product exactly, to callers of two instances',
   expect(await stockOf(tenant, 'cold')).toMatchObject({ reserved: 33 });
 });
 
-it('decides on what it finds once the lock is its own, not on what it saw when it came', async () => {
+it('a decision uses the stock found after the lock was acquired, not that seen before', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { a: 10, b: 10, c: 10 });
   const [blocker, watcher] = [new pg.Client(database.url), new pg.Client(database.url)];
@@ -178,40 +178,43 @@ it.each<[string, boolean, Asking, Asking]>([
   ['two release what nobody has reserved', false, settling('release', 1), settling('release', 1)],
   ['two release', true, settling('release', 2), settling('release', 2)],
   ['one confirms what the other releases', true, settling('confirm', 1), settling('release', 2)],
-])('takes reservations in the order of their ids, whichever is asked for first: %s', async (_, areThere, one, two) => {
-  const tenant = newTenant();
-  await stocked(instances[0], tenant, { a: 10 });
-  const ids = Array.from({ length: 3 }, () => randomUUID()).toSorted();
-  if (areThere) await reserving(instances[0], tenant, ids);
-  const [blocker, watcher] = [new pg.Client(database.url), new pg.Client(database.url)];
-  await Promise.all([blocker.connect(), watcher.connect()]);
-  try {
-    // Who comes from either end has to wait for the one in the middle.
-    await blocker.query('BEGIN');
-    await blocker.query(
-      areThere
-        ? `SELECT FROM inventory.reservations WHERE tenant_id = $1 AND reservation_id = $2 FOR UPDATE`
-        : `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+])(
+  'reservations are locked in the order of their ids, whatever the order of the request: %s',
+  async (_, areThere, one, two) => {
+    const tenant = newTenant();
+    await stocked(instances[0], tenant, { a: 10 });
+    const ids = Array.from({ length: 3 }, () => randomUUID()).toSorted();
+    if (areThere) await reserving(instances[0], tenant, ids);
+    const [blocker, watcher] = [new pg.Client(database.url), new pg.Client(database.url)];
+    await Promise.all([blocker.connect(), watcher.connect()]);
+    try {
+      // The one in the middle is locked, so requests from either end have to wait for it.
+      await blocker.query('BEGIN');
+      await blocker.query(
+        areThere
+          ? `SELECT FROM inventory.reservations WHERE tenant_id = $1 AND reservation_id = $2 FOR UPDATE`
+          : `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
           VALUES ($1, $2, 'held', '{}', now())`,
-      [tenant, ids[1]],
-    );
-    const asking = Promise.all([one(instances[0], tenant, ids), two(instances[1], tenant, ids.toReversed())]);
-    await Promise.race([asking, untilBlocked(watcher, 2)]);
-    await blocker.query('ROLLBACK');
-    await asking;
-  } finally {
-    await Promise.all([blocker.end(), watcher.end()]);
-  }
-  expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
-});
+        [tenant, ids[1]],
+      );
+      const asking = Promise.all([one(instances[0], tenant, ids), two(instances[1], tenant, ids.toReversed())]);
+      await Promise.race([asking, untilBlocked(watcher, 2)]);
+      await blocker.query('ROLLBACK');
+      await asking;
+    } finally {
+      await Promise.all([blocker.end(), watcher.end()]);
+    }
+    expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
+  },
+);
 
-it('gives all tries of one reservation the same decision, and takes its units once', async () => {
+it('concurrent requests of one reservation get the same decision and reserve its units once', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { twin: 20 });
   const wanted = Array.from({ length: 8 }, () => reservation({ twin: 3 }));
   const answers = await Promise.all(
     Array.from({ length: 8 }, (_, index) => {
-      // Each of them names another order, and all of them are told the same one.
+      // Each request names another order, and all get the same one back.
       const mine = wanted.map((it) => ({ ...it, order_id: randomUUID() }));
       return decide(instances[index % 2 === 0 ? 0 : 1], tenant, index % 3 === 0 ? mine.toReversed() : mine);
     }),
@@ -222,7 +225,7 @@ it('gives all tries of one reservation the same decision, and takes its units on
   expect(await stockOf(tenant, 'twin')).toMatchObject({ reserved: 18 });
 });
 
-it('applies effects once, whoever delivers them at the same time', async () => {
+it('an effect is applied once when it is delivered concurrently', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { shared: 100 });
   const ids = Array.from({ length: 10 }, () => reservation({ shared: 5 }));
@@ -242,7 +245,7 @@ it('applies effects once, whoever delivers them at the same time', async () => {
   expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
 });
 
-it('adjusts once for one key, on two instances and for two products', async () => {
+it('an adjustment is made once per idempotency key, on two instances and for two products', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { left: 10, right: 10 });
   const idempotencyKey = randomUUID();

@@ -29,8 +29,8 @@ afterAll(async () => {
   await database?.stop();
 });
 
-describe('what is told of branches in doubt', () => {
-  it('is how many there are, and the age of the oldest', async () => {
+describe('the health condition of in-doubt branches', () => {
+  it('contains their number and the age of the oldest', async () => {
     const { finishBranches } = one;
     const tenant = newTenant();
     await stocked(one, tenant, { one: 1, two: 1 });
@@ -50,7 +50,7 @@ describe('what is told of branches in doubt', () => {
     expect(await told()).toEqual({ in_doubt: 0, oldest_ms: 0 });
   });
 
-  it('is an alarm once the oldest is older than half a minute', async () => {
+  it('is degraded once the oldest is older than 30 seconds', async () => {
     const condition = (ages: readonly number[]) => {
       const branches = ages.map((age_ms) => ({ branch_id: randomUUID(), age_ms }));
       return new FinishBranches({ finish: async () => {}, inDoubt: async () => branches }).condition();
@@ -60,7 +60,7 @@ describe('what is told of branches in doubt', () => {
   });
 });
 
-it('one branch more than Postgres prepares is refused, with what to do about it', async () => {
+it('a branch beyond max_prepared_transactions is refused with a hint to raise it', async () => {
   // On a server of its own, so that no other test runs out of prepared transactions.
   const server = await testDatabase('another server');
   const there = await startInstance(server.url);
@@ -90,26 +90,29 @@ it('one branch more than Postgres prepares is refused, with what to do about it'
   }
 });
 
-describe('a confirmation', () => {
-  it.each(['commit', 'rollback'] as const)('of what is prepared waits for the %s', async (outcome) => {
-    const tenant = newTenant();
-    await stocked(one, tenant, { mug: 10 });
-    const branch_id = randomUUID();
-    const prepared = reservation({ mug: 3 });
-    await one.reserveStock.execute(tenant, { branch_id, hold_ms: 1, reservations: [prepared] });
-    const confirm = effect(prepared.reservation_id, 1, 'confirm');
-    // The caller retries.
-    await expect(one.settleStock.execute(tenant, [confirm])).rejects.toMatchObject({ code: 'unavailable' });
-    await one.finishBranches.execute(branch_id, outcome);
-    const impossible = outcome === 'commit' ? [] : [nameOf(confirm)];
-    expect((await one.settleStock.execute(tenant, [confirm])).impossible).toEqual(impossible);
-    const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });
-    expect(holds.filter((it) => it.tenant_id === tenant)).toEqual([]);
-    expect(await brokenInvariants(one, tenant)).toEqual([]);
-    expect(await outcomes(one, tenant, [prepared])).toEqual(['held']);
-  });
+describe('a confirm effect', () => {
+  it.each(['commit', 'rollback'] as const)(
+    'for a prepared reservation is refused as unavailable until the %s',
+    async (outcome) => {
+      const tenant = newTenant();
+      await stocked(one, tenant, { mug: 10 });
+      const branch_id = randomUUID();
+      const prepared = reservation({ mug: 3 });
+      await one.reserveStock.execute(tenant, { branch_id, hold_ms: 1, reservations: [prepared] });
+      const confirm = effect(prepared.reservation_id, 1, 'confirm');
+      // On `unavailable` the caller retries.
+      await expect(one.settleStock.execute(tenant, [confirm])).rejects.toMatchObject({ code: 'unavailable' });
+      await one.finishBranches.execute(branch_id, outcome);
+      const impossible = outcome === 'commit' ? [] : [nameOf(confirm)];
+      expect((await one.settleStock.execute(tenant, [confirm])).impossible).toEqual(impossible);
+      const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });
+      expect(holds.filter((it) => it.tenant_id === tenant)).toEqual([]);
+      expect(await brokenInvariants(one, tenant)).toEqual([]);
+      expect(await outcomes(one, tenant, [prepared])).toEqual(['held']);
+    },
+  );
 
-  it('that comes after what follows it confirms what is held still', async () => {
+  it('that arrives after later effects still confirms what is held', async () => {
     const tenant = newTenant();
     await stocked(one, tenant, { mug: 10 });
     const late = reservation({ mug: 3 });
@@ -119,20 +122,20 @@ describe('a confirmation', () => {
     await one.settleStock.execute(tenant, [effect(reservation_id, 1, 'confirm')]);
     const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });
     expect(holds.filter((it) => it.tenant_id === tenant)).toEqual([]);
-    // What was applied is not applied again.
+    // An effect that was applied is not applied again.
     await one.settleStock.execute(tenant, [effect(reservation_id, 2, 'fulfil', { mug: 1 })]);
     expect(await one.readStock.execute(tenant, 'mug')).toMatchObject({ on_hand: 9, reserved: 2, sold: 1 });
     expect(await brokenInvariants(one, tenant)).toEqual([]);
   });
 });
 
-describe('a look for overdue holds', () => {
+describe('a search for overdue holds', () => {
   const lookedAt = async (): Promise<number> =>
     (await one.findOverdueHolds.execute({ after: null, limit: 1 })).looked_at.getTime();
   const nowThere = async (): Promise<number> =>
     (await one.sql.query<{ at: Date }>({ name: 'test-now', text: 'SELECT now() AS at' }))[0]!.at.getTime();
 
-  it('has seen nothing that began after what still runs, so that the next one looks there again', async () => {
+  it('reports a time no later than the start of the oldest running transaction', async () => {
     const running = new pg.Client(database.url);
     await running.connect();
     try {
@@ -148,7 +151,7 @@ describe('a look for overdue holds', () => {
     }
   });
 
-  it('has seen nothing that began after what is prepared', async () => {
+  it('reports a time no later than the start of the oldest prepared transaction', async () => {
     const tenant = newTenant();
     await stocked(one, tenant, { mug: 1 });
     const branch_id = randomUUID();

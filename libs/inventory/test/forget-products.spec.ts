@@ -27,8 +27,8 @@ beforeEach(() => {
 const described = (product_id: string, name = 'Mug') => ({ product_id, name, unit_price_minor: 850, currency: 'GBP' });
 const countPending = async (): Promise<number> => (await here.catalogue.pending(1_000)).length;
 
-describe('products that were changed', () => {
-  it('are forgotten by the cache before the change is answered; those that are new need not be', async () => {
+describe('changed products', () => {
+  it('are deleted from the cache before the change is answered; new ones are not', async () => {
     const tenant = newTenant();
     await here.putProducts.execute(tenant, [described('old'), described('other')]);
     expect(here.cache.forgotten).toEqual([]);
@@ -37,7 +37,7 @@ describe('products that were changed', () => {
     expect(await countPending()).toBe(0);
   });
 
-  it('are forgotten through another instance where the one that changed them cannot', async () => {
+  it('are deleted from the cache by another instance if the one that changed them cannot', async () => {
     const tenant = newTenant();
     await here.putProducts.execute(tenant, [described('a'), described('b')]);
     here.cache.isAway = true;
@@ -52,7 +52,7 @@ describe('products that were changed', () => {
     expect(await countPending()).toBe(0);
   });
 
-  it('are noted with the change or not at all', async () => {
+  it('are not recorded for deletion if the change fails', async () => {
     const tenant = newTenant();
     await here.putProducts.execute(tenant, [described('a')]);
     here.cache.isAway = true;
@@ -61,7 +61,7 @@ describe('products that were changed', () => {
     expect(await countPending()).toBe(0);
   });
 
-  it('are forgotten before the change is answered however many others wait', async () => {
+  it('are deleted from the cache before the change is answered, even while 1,000 others are pending', async () => {
     const tenant = newTenant();
     const many = Array.from({ length: 1_000 }, (_, at) => described(`p-${at}`));
     await here.putProducts.execute(tenant, [...many]);
@@ -78,11 +78,11 @@ describe('products that were changed', () => {
     expect(new Set(there.cache.forgotten)).toEqual(new Set(['mine', ...many.map((it) => it.product_id)]));
   });
 
-  it('are noted only where something has changed, and not for longer than anything is kept', async () => {
+  it('are recorded only if something changed, and only for as long as the cache keeps entries', async () => {
     const tenant = newTenant();
     await here.putProducts.execute(tenant, [described('a'), described('b')]);
     here.cache.isAway = true;
-    await sleep(2); // what was put within a millisecond of its last change is noted too
+    await sleep(2); // a product put within a millisecond of its last change is recorded as well
     await here.putProducts.execute(tenant, [described('a'), described('b', 'Cup')]);
     expect((await here.catalogue.pending(10)).map((it) => it.product_id)).toEqual(['b']);
     await here.sql.query({
@@ -94,7 +94,7 @@ describe('products that were changed', () => {
     expect(await here.sql.query({ name: 'test-left', text: 'SELECT FROM inventory.product_changes' })).toEqual([]);
   });
 
-  it('are settled by several instances at once', async () => {
+  it('are all deleted from the cache when several instances change them at once', async () => {
     const tenant = newTenant();
     const all = Array.from({ length: 200 }, (_, at) => described(`p-${at}`));
     await here.putProducts.execute(tenant, all);

@@ -23,7 +23,7 @@ import { ReadStock } from '../src/use-cases/read-stock.js';
 import { ReserveStock } from '../src/use-cases/reserve-stock.js';
 import { SettleStock } from '../src/use-cases/settle-stock.js';
 
-/** Stores nothing, and records which products it is told to delete. */
+/** Stores nothing, and records which products it is asked to delete. */
 class NotingCache extends ProductCache {
   readonly forgotten: string[] = [];
   isAway = false;
@@ -38,7 +38,7 @@ class NotingCache extends ProductCache {
   }
 }
 
-/** One instance of inventory on a database: its own pool, the real adapters, no transport; nothing is purged on its own. */
+/** One instance of inventory on a database: its own pool, the real adapters, no transport and no periodic work. */
 export interface Instance {
   sql: Sql;
   catalogue: PostgresProducts;
@@ -89,7 +89,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
   };
 };
 
-/** A tenant of its own, so that tests share a database without meeting each other. */
+/** A new tenant, so that tests can share a database. */
 export const newTenant = (): string => `t-${randomUUID()}`;
 
 /** Puts products at 100 GBP minor units each, with that many units on hand. */

@@ -172,7 +172,7 @@ const settle = fc.tuple(fc.array(effect, { minLength: 1, maxLength: 6 }), which)
   );
 });
 
-it('does what the model does, command by command, and its books balance after each (I1, I2, I7)', async () => {
+it('inventory behaves like the model, command by command, and keeps the invariants I1, I2 and I7', async () => {
   // Most runs begin with products in stock, so that something can happen.
   const opening = ['a', 'B', 'ä'].flatMap((id, at) => [
     new Command(

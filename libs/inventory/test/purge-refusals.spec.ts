@@ -30,7 +30,7 @@ beforeAll(async () => {
 
 afterAll(() => instances?.stop());
 
-/** Makes the tries of these reservations older. */
+/** Makes these reservations older. */
 const age = (tenant: string, reservationIds: readonly string[], ms: number): Promise<unknown> =>
   one.sql.query(
     {
@@ -44,7 +44,7 @@ const age = (tenant: string, reservationIds: readonly string[], ms: number): Pro
 const idsOf = (reservations: readonly { reservation_id: string }[]): string[] =>
   reservations.map((it) => it.reservation_id);
 
-it('forgets refusals of long ago, whoever goes for them at the same time, and decides them anew', async () => {
+it('old refusals are purged, even by two instances at once, and decided anew', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
   // More than are deleted in one batch.
@@ -65,7 +65,7 @@ it('forgets refusals of long ago, whoever goes for them at the same time, and de
   expect(await brokenInvariants(one, tenant)).toEqual([]);
 });
 
-it('never forgets what was held, however long ago: it fences tries that come late', async () => {
+it('decisions on reservations that were held are never purged, because they fence late retries', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 10 });
   const kept = Array.from({ length: 4 }, () => reservation({ mug: 1 }));
@@ -83,7 +83,7 @@ it('never forgets what was held, however long ago: it fences tries that come lat
   expect(await brokenInvariants(one, tenant)).toEqual([]);
 });
 
-it('goes on from where it was, and still finds what has become old since', async () => {
+it('a purge continues where the previous one stopped, and still finds refusals that became old since', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
   const tries = [reservation({ mug: 2 }), reservation({ mug: 2 })];
@@ -96,7 +96,7 @@ it('goes on from where it was, and still finds what has become old since', async
   expect(await outcomes(one, tenant, tries)).toEqual(['held', 'held']);
 });
 
-it('finds them wherever they lie, however large the table is', async () => {
+it('a purge finds old refusals beyond the first part of a large table', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
   await fillOnePart(one);
@@ -108,7 +108,7 @@ it('finds them wherever they lie, however large the table is', async () => {
   expect(new Set(await outcomes(one, tenant, old))).toEqual(new Set(['held']));
 });
 
-it('decides anew what is forgotten while its batch is decided, and gives nobody what another one got', async () => {
+it('a refusal that is purged while its batch is decided is decided anew, without mixing up the decisions', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1, cup: 100, pen: 100 });
   const old = reservation({ mug: 2 }, { reservation_id: '00000000-0000-4000-8000-000000000001' });
@@ -119,7 +119,7 @@ it('decides anew what is forgotten while its batch is decided, and gives nobody 
   await age(tenant, [old.reservation_id], limits.refusalKeptMs + longHoldMs);
   await stocked(one, tenant, { mug: 50 });
 
-  // Another writer has the last one of the batch, which waits for it after it has met the others.
+  // Another writer holds the last reservation, so the batch waits there after it has found the others.
   const [other, watcher] = [new pg.Client(instances.url), new pg.Client(instances.url)];
   await Promise.all([other.connect(), watcher.connect()]);
   try {

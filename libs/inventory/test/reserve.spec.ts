@@ -33,7 +33,7 @@ const price = (productId: string, unit_price_minor: number, currency = 'GBP') =>
   inventory.putProducts.execute(tenant, [{ product_id: productId, name: productId, unit_price_minor, currency }]);
 
 describe('a decision', () => {
-  it('holds what is there and tells what the products cost', async () => {
+  it('holds available stock and returns the prices of the products', async () => {
     await stocked(inventory, tenant, { 'held-a': 5, 'held-b': 5 });
     const one = reservation({ 'held-b': 2, 'held-a': 5 });
     const request = { reservations: [one], hold_ms: longHoldMs };
@@ -46,7 +46,7 @@ describe('a decision', () => {
     expect(await stockOf('held-a')).toEqual({ product_id: 'held-a', on_hand: 5, reserved: 5, available: 0, sold: 0 });
   });
 
-  it('takes all lines or none, and names every shortage', async () => {
+  it('holds all lines or none, and lists every shortage', async () => {
     await stocked(inventory, tenant, { 'all-a': 3, 'all-b': 1, 'all-c': 9 });
     const [decision] = await decide(inventory, tenant, [reservation({ 'all-a': 4, 'all-b': 2, 'all-c': 9 })]);
     expect(decision).toMatchObject({
@@ -59,7 +59,7 @@ describe('a decision', () => {
     expect(await stockOf('all-c')).toMatchObject({ reserved: 0 });
   });
 
-  it('sums the lines that name one product before it looks', async () => {
+  it('sums the lines of one product before it compares them with the stock', async () => {
     await stocked(inventory, tenant, { sum: 5 });
     const lines = (...quantities: number[]) => quantities.map((quantity) => ({ product_id: 'sum', quantity }));
     const decisions = await decide(inventory, tenant, [
@@ -72,7 +72,7 @@ describe('a decision', () => {
     ]);
   });
 
-  it('of one refused early in a batch leaves what it wanted to the ones after it, in their order', async () => {
+  it('to refuse a reservation leaves its units to those after it in the batch, in their order', async () => {
     await stocked(inventory, tenant, { early: 10 });
     const wanted = [11, 4, 7, 6, 1].map((quantity) => reservation({ early: quantity }));
     const decisions = await decide(inventory, tenant, wanted);
@@ -80,7 +80,7 @@ describe('a decision', () => {
     expect(decisions[4]).toMatchObject({ shortages: [{ requested: 1, available: 0 }] });
   });
 
-  it('of an unknown product in the middle of a batch is its own alone, and is not kept', async () => {
+  it('on an unknown product affects only its reservation in the batch, and is not stored', async () => {
     await stocked(inventory, tenant, { known: 5 });
     const batch = [
       reservation({ known: 1 }),
@@ -99,7 +99,7 @@ describe('a decision', () => {
     expect(await outcomes(inventory, tenant, [batch[1]!])).toEqual(['held']);
   });
 
-  it('refuses products in several currencies, and does not keep that', async () => {
+  it('refuses products in several currencies, and does not store that', async () => {
     await stocked(inventory, tenant, { 'in-gbp': 5, 'in-eur': 5 });
     await price('in-eur', 100, 'EUR');
     const mixed = reservation({ 'in-gbp': 1, 'in-eur': 1 });
@@ -111,7 +111,7 @@ describe('a decision', () => {
     expect(await outcomes(inventory, tenant, [mixed])).toEqual(['out-of-stock']);
   });
 
-  it('refuses a total outside of the range given, with prices of the caller counted as they are', async () => {
+  it('refuses a total outside the given range, in which prices from the caller replace those of products', async () => {
     await stocked(inventory, tenant, { ranged: 100 });
     const lines = [
       { product_id: 'ranged', quantity: 2 },
@@ -127,7 +127,7 @@ describe('a decision', () => {
     expect(await stockOf('ranged')).toMatchObject({ reserved: 5 });
   });
 
-  it('counts totals beyond 2^53 without losing a unit', async () => {
+  it('computes totals up to 2^53 exactly, and reports larger ones as null', async () => {
     await stocked(inventory, tenant, { dear: 1_000_000_000 });
     await price('dear', 100_000_000_000);
     const of = (quantity: number, at_most: number) =>
@@ -146,8 +146,8 @@ describe('a decision', () => {
   });
 });
 
-describe('a repeat', () => {
-  it('gets the decision that was kept, in a batch of its own or among others', async () => {
+describe('a retried reservation', () => {
+  it('gets the stored decision, alone or in a batch with others', async () => {
     await stocked(inventory, tenant, { kept: 4 });
     const held = reservation({ kept: 3 });
     const refused = reservation({ kept: 2 });
@@ -165,7 +165,7 @@ describe('a repeat', () => {
     expect(await stockOf('kept')).toMatchObject({ reserved: 8 });
   });
 
-  it('of a hold stays held when it was confirmed and fulfilled, and is told when it was released', async () => {
+  it('is held after it was confirmed and fulfilled, and released after it was released', async () => {
     await stocked(inventory, tenant, { after: 4 });
     const one = reservation({ after: 2 });
     const seen = [await outcomes(inventory, tenant, [one])];
@@ -181,7 +181,7 @@ describe('a repeat', () => {
     expect(await stockOf('after')).toEqual({ product_id: 'after', on_hand: 2, reserved: 0, available: 2, sold: 2 });
   });
 
-  it('that comes after its own release is refused: the stone that the release left is in the way', async () => {
+  it('is refused if its release came first and left a tombstone', async () => {
     await stocked(inventory, tenant, { late: 4 });
     const late = reservation({ late: 1 });
     const release = effect(late.reservation_id, 1, 'release');
@@ -197,7 +197,7 @@ describe('a repeat', () => {
     ]);
   });
 
-  it('of a hold whose price has left the range since is refused, and nothing is taken from the hold', async () => {
+  it('is refused if its price has left the range since, and the hold is kept', async () => {
     await stocked(inventory, tenant, { moved: 4, 'moved-too': 4 });
     const expected = reservation({ moved: 2 }, { items_total: { at_least: 200, at_most: 200 } });
     const two = reservation({ moved: 1, 'moved-too': 1 });
@@ -219,18 +219,18 @@ describe('a repeat', () => {
 });
 
 describe('the order of a reservation', () => {
-  it('is that of its first try, whatever the later ones would have it, and is told as long as there is a decision', async () => {
+  it('is that of the first request, and is returned with every later decision', async () => {
     await stocked(inventory, tenant, { ordered: 4 });
     const first = reservation({ ordered: 3 });
     const later = () => ({ ...first, order_id: randomUUID() });
     const held = { outcome: 'held', order_id: first.order_id };
-    // Twice in one batch, and together with others.
+    // In the same batch, and together with others.
     const fresh = reservation({ ordered: 1 });
     expect(await decide(inventory, tenant, [first, later()])).toEqual([held, held]);
     expect(await decide(inventory, tenant, [later(), fresh, later()])).toEqual([
       ...[held, { outcome: 'held', order_id: fresh.order_id }, held],
     ]);
-    // Whatever others of the batch lack, and however far the order has come.
+    // Also if others of the batch are refused, and whatever became of the order.
     const [again, refused] = await decide(inventory, tenant, [later(), reservation({ ordered: 1 })]);
     expect([again, refused!.outcome]).toEqual([held, 'out-of-stock']);
     await inventory.settleStock.execute(tenant, [
@@ -241,7 +241,7 @@ describe('the order of a reservation', () => {
     expect(await decide(inventory, tenant, [later()])).toEqual([{ outcome: 'released', order_id: first.order_id }]);
   });
 
-  it('is decided anew where no decision was kept', async () => {
+  it('can change as long as no decision is stored', async () => {
     const unknown = reservation({ 'of-nobody': 1 });
     expect(await outcomes(inventory, tenant, [unknown])).toEqual(['unknown-product']);
     await stocked(inventory, tenant, { 'of-nobody': 1 });
@@ -251,7 +251,7 @@ describe('the order of a reservation', () => {
   });
 });
 
-it('keeps tenants apart, whatever they share', async () => {
+it('tenants with the same product and reservation ids are kept apart', async () => {
   const other = newTenant();
   await stocked(inventory, tenant, { shared: 3 });
   await stocked(inventory, other, { shared: 2 });
@@ -265,12 +265,12 @@ it('keeps tenants apart, whatever they share', async () => {
   expect(await inventory.settleStock.execute(tenant, [release])).toMatchObject({ applied: 1, repeated: 0 });
 });
 
-it('decides the largest batch on a plan that was made for small ones on empty tables', async () => {
+it('the largest batch is decided with a query plan made for small ones on empty tables', async () => {
   const own = await testDatabase();
   const instance = await startInstance(own.url);
   try {
     await stocked(instance, tenant, { first: 1_000 });
-    // More often than Postgres plans anew before it keeps a generic plan.
+    // More often than Postgres makes custom plans before it keeps a generic one.
     for (let times = 0; times < 8; times += 1) {
       const small = reservation({ first: 1 });
       const ranged = reservation({ first: 1 }, { items_total: { at_least: 0, at_most: 1 } });

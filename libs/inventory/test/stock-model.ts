@@ -25,7 +25,7 @@ const summed = (lines: StockEffect['lines']): Map<string, number> => {
   return sums;
 };
 
-/** What inventory should do, as plainly as possible. */
+/** The reference model of inventory, as simple as possible. */
 export class StockModel {
   readonly products = new Map<string, ModelProduct>();
   private readonly reservations = new Map<string, ModelReservation>();
@@ -104,7 +104,7 @@ export class StockModel {
       this.reservations.set(reservation_id, {
         ...{ state: 'released', orderId: null, held: new Map(), shortages: [], settled: 0 },
       });
-    // An order begins with its confirmation, so these come before everything that is delivered with them.
+    // An order begins with its confirmation, so confirmations come before the other effects of a batch.
     const inTurn = [...effects.filter((it) => it.kind === 'confirm'), ...effects.filter((it) => it.kind !== 'confirm')];
     for (const effect of inTurn) {
       const reservation = this.reservations.get(effect.reservation_id);

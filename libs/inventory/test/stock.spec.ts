@@ -26,7 +26,8 @@ let inventory: Instance;
 const tenant = newTenant();
 
 beforeAll(async () => {
-  database = await testDatabase();
+  // Its default collation does not sort by bytes, as that of the embedded server does.
+  database = await testDatabase('a server', 'en');
   inventory = await startInstance(database.url);
 });
 
@@ -47,7 +48,7 @@ const hold = async (units: Record<string, number>): Promise<string> => {
 };
 
 describe('products', () => {
-  it('are put all or none, answered in the order given, and say which are new', async () => {
+  it('are put all or none, and are returned in the order given, with which of them are new', async () => {
     const described = (...ids: string[]) =>
       ids.map((product_id) => ({ product_id, name: 'A name', unit_price_minor: 1, currency: 'GBP' }));
     const put = async (...ids: string[]) =>
@@ -68,7 +69,7 @@ describe('products', () => {
     await expect(stockOf('put-d')).rejects.toMatchObject({ code: 'product-not-found' });
   });
 
-  it('keep the time of their last change until something changes', async () => {
+  it('keep updated_at until something changes', async () => {
     const put = async (name: string) =>
       (
         await inventory.putProducts.execute(tenant, [
@@ -82,8 +83,10 @@ describe('products', () => {
     expect(changed.updated_at.getTime()).toBeGreaterThanOrEqual(created.updated_at.getTime());
   });
 
-  it('are listed in one order, that of their bytes, whatever the language of the database', async () => {
+  it('are listed across pages in the byte order of their ids, whatever the collation of the database', async () => {
     const other = newTenant();
+    const isEnglish = { name: 'test-order', text: `SELECT 'a' < 'Z' AS "isEnglish"` };
+    expect(await inventory.sql.query(isEnglish)).toEqual([{ isEnglish: true }]);
     const ids = ['Z', 'a', 'É', 'é', '10', '9', 'z', '🦊', '\uffff', 'B'];
     const described = { name: 'A name', unit_price_minor: 1, currency: 'GBP' };
     await inventory.putProducts.execute(
@@ -101,7 +104,7 @@ describe('products', () => {
 });
 
 describe('a count', () => {
-  it('sets what lies on the shelf, of all products or of none', async () => {
+  it('sets the stock on hand of all its products or of none', async () => {
     await stocked(inventory, tenant, { 'count-a': 5, 'count-b': 5 });
     await hold({ 'count-b': 3 });
     const count = (...counts: [string, number][]) =>
@@ -128,7 +131,7 @@ describe('a count', () => {
 });
 
 describe('an adjustment', () => {
-  it('is made once a key, and its repeat gets the stock as it was then', async () => {
+  it('is made once per idempotency key, and a retry gets the stock as it was then', async () => {
     await stocked(inventory, tenant, { adjusted: 5 });
     const key = randomUUID();
     const first = await adjust('adjusted', -2, key);
@@ -147,7 +150,7 @@ describe('an adjustment', () => {
     expect(await stockOf('adjusted')).toMatchObject({ on_hand: 13 });
   });
 
-  it('that is refused leaves its key free', async () => {
+  it('that is refused does not use up its idempotency key', async () => {
     await stocked(inventory, tenant, { tight: 5 });
     const reservationId = await hold({ tight: 4 });
     const key = randomUUID();
@@ -164,7 +167,7 @@ describe('an adjustment', () => {
 });
 
 describe('an effect', () => {
-  it('is applied once, however often and in whatever company it comes', async () => {
+  it('is applied once, even if it is delivered again in another batch', async () => {
     await stocked(inventory, tenant, { once: 10, also: 10 });
     const one = await hold({ once: 3, also: 1 });
     const two = await hold({ once: 2 });
@@ -182,7 +185,7 @@ describe('an effect', () => {
     expect(await brokenInvariants(inventory, tenant)).toEqual([]);
   });
 
-  it('that names a product in several lines takes their sum', async () => {
+  it('with several lines for one product applies their sum', async () => {
     await stocked(inventory, tenant, { lines: 10 });
     const id = await hold({ lines: 7 });
     const lines = [1, 2, 3].map((quantity) => ({ product_id: 'lines', quantity }));
@@ -190,7 +193,7 @@ describe('an effect', () => {
     expect(await stockOf('lines')).toMatchObject({ on_hand: 4, reserved: 1, sold: 6 });
   });
 
-  it('that is impossible is named, changes nothing and holds up nobody', async () => {
+  it('that is impossible is reported, changes nothing and does not hold up others', async () => {
     await stocked(inventory, tenant, { scarce: 10, other: 10 });
     const [id, nobody] = [await hold({ scarce: 2, other: 1 }), randomUUID()];
     const tooMany = effect(id, 2, 'fulfil', { other: 1, scarce: 3 });
@@ -205,7 +208,7 @@ describe('an effect', () => {
     expect(new Set(impossible)).toEqual(new Set(all.filter((it) => it !== fine).map(nameOf)));
     expect(await stockOf('scarce')).toMatchObject({ on_hand: 9, reserved: 1, sold: 1 });
     expect(await stockOf('other')).toMatchObject({ on_hand: 10, reserved: 1, sold: 0 });
-    // It is named as well if it comes alone, or among valid confirmations.
+    // It is reported as well among valid confirmations.
     const confirmed = effect(await hold({ other: 1 }), 1, 'confirm');
     expect(await settle(confirmed, nothingToConfirm)).toEqual({
       ...{ applied: 1, repeated: 0, impossible: [nameOf(nothingToConfirm)] },
@@ -213,7 +216,7 @@ describe('an effect', () => {
     expect(await brokenInvariants(inventory, tenant)).toEqual([]);
   });
 
-  it('that was impossible is applied once it has become possible, unless a later version has passed it by', async () => {
+  it('that was impossible is applied once it is possible, unless a later version was applied meanwhile', async () => {
     await stocked(inventory, tenant, { mended: 10 });
     const id = await hold({ mended: 2 });
     const [unknown, tooMany] = [effect(id, 2, 'restock', { 'not-yet': 1 }), effect(id, 3, 'fulfil', { mended: 3 })];
@@ -232,7 +235,7 @@ describe('an effect', () => {
   });
 
   it.each(['confirm', 'release', 'fulfil', 'restock'] as const)(
-    '(%s) of a version that the reservation has left behind is passed over, however late and in whatever company it comes',
+    '(%s) with an older version than the last one applied is skipped, alone and in a batch',
     async (kind) => {
       const product = `late-${kind}`;
       await stocked(inventory, tenant, { [product]: 10, [`${product}-2`]: 10 });
@@ -248,7 +251,7 @@ describe('an effect', () => {
       expect([await stockOf(product), await decide(inventory, tenant, [reservation({ [product]: 9 })])]).toEqual(
         before,
       );
-      // Later effects are applied as if the impossible one had never come.
+      // Later effects are applied as if the skipped one had never come.
       expect(await settle(effect(id, 4, 'release'))).toMatchObject({ applied: 1 });
       expect(await stockOf(product)).toMatchObject({ on_hand: 8, reserved: 0, sold: 2 });
       expect(await brokenInvariants(inventory, tenant)).toEqual([]);
@@ -303,7 +306,7 @@ describe('an overdue hold', () => {
     await setTimeout(ms + 20);
   };
 
-  it('is one past its deadline that nobody has confirmed or released, of whatever tenant', async () => {
+  it('is one of any tenant that is past its deadline and neither confirmed nor released', async () => {
     const [here, there] = [newTenant(), newTenant()];
     for (const it of [here, there]) await stocked(alone, it, { mug: 100 });
     await held(here, longHoldMs);
@@ -341,7 +344,7 @@ describe('an overdue hold', () => {
     expect((await overdue()).ids).toEqual([]);
   });
 
-  it('is told of by the order and the time of its first try', async () => {
+  it('has the order and the deadline of the first request, whatever its retries say', async () => {
     const tenant = newTenant();
     await stocked(alone, tenant, { mug: 100 });
     const [first, long] = [await held(tenant, 300), await held(tenant, longHoldMs)];
@@ -357,7 +360,7 @@ describe('an overdue hold', () => {
     await alone.settleStock.execute(tenant, [effect(first.reservation_id, 1, 'release')]);
   });
 
-  it('that was overdue a minute before the last look is left out of the next one, and told of by a first one', async () => {
+  it('that was overdue a minute before the previous search is only found by a search from the start', async () => {
     const tenant = newTenant();
     await stocked(alone, tenant, { mug: 100 });
     const [old, justInTime] = [await held(tenant, 1), await held(tenant, 1)];
@@ -374,7 +377,7 @@ describe('an overdue hold', () => {
     expect((await overdue(looked_at)).ids).toEqual([justInTime.reservation_id]);
   });
 
-  it('is found in parts as well, of which none takes longer than another, whatever there is in all', async () => {
+  it('is also found part by part of the table, each with a TID range scan', async () => {
     const tenant = newTenant();
     await stocked(alone, tenant, { mug: 100 });
     const inFront = await held(tenant, 1);
@@ -390,7 +393,7 @@ describe('an overdue hold', () => {
     expect(parts).toHaveLength(2);
     expect(parts.flat().toSorted()).toEqual([inFront, behind].map((it) => it.reservation_id).toSorted());
 
-    // Nor with a plan that was made for all parts at once.
+    // Even a generic plan, which is made for all parts at once, scans only its part.
     const asked: [statement: Statement, values: readonly unknown[]][] = [];
     const noting = {
       query: (...it: (typeof asked)[0]) => {

@@ -59,7 +59,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
   };
 };
 
-/** A tenant of its own, so that tests share a database without meeting each other. */
+/** A new tenant, so that tests can share a database. */
 export const newTenant = (): string => `t-${randomUUID()}`;
 
 type Asked<Kind> = Extract<PaymentRequest, { kind: Kind }>;

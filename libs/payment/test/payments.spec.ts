@@ -41,20 +41,20 @@ const moved = (amount_minor: number): PaymentOutcome => ({ outcome: 'succeeded',
 const refused = (reason: string): PaymentOutcome => ({ outcome: 'refused', reason });
 const payment = async () => (await one.payments.find(tenant, order))!;
 
-describe('what is asked of a payment', () => {
-  it('is told as far as a reply goes, however often that was in vain', async () => {
+describe('an operation on a payment', () => {
+  it('is listed up to the limit of a reply; refused ones are left out before those that moved money', async () => {
     await perform(authorise(order, 500), capture(order, 100));
     await perform(...Array.from({ length: limits.paymentOperations }, () => refund(order, 200)));
     const last = refund(order, 300);
     await perform(last);
     const { operations } = await payment();
     expect(operations).toHaveLength(limits.paymentOperations);
-    // Operations that have moved money are never left out.
+    // Operations that moved money are never left out.
     expect(operations.slice(0, 3).map((it) => it.state)).toEqual(['succeeded', 'succeeded', 'refused']);
     expect(operations.at(-1)).toMatchObject({ operation_id: last.operation_id, state: 'refused' });
   });
 
-  it('is told while it goes on, whatever was done since it began', async () => {
+  it('is listed while it is open, even after as many later ones as a reply holds', async () => {
     const begun = capture(order, 1);
     await perform(authorise(order, 5_000));
     await one.with({ perform: () => Promise.reject(new Error('the connection is gone')) }).execute(tenant, [begun]);
@@ -65,7 +65,7 @@ describe('what is asked of a payment', () => {
     expect(await perform(begun)).toEqual([moved(1)]);
   });
 
-  it('is carried out in the order given, and told', async () => {
+  it('is performed in the order given, and listed', async () => {
     expect(await perform(authorise(order, 500), capture(order, 300), refund(order, 100), capture(order))).toEqual(
       [500, 300, 100, 200].map(moved),
     );
@@ -81,7 +81,7 @@ describe('what is asked of a payment', () => {
     );
   });
 
-  it('is done once, however often and wherever it is asked', async () => {
+  it('is performed once when both instances get it many times', async () => {
     const requests = [authorise(order, 500), capture(order), refund(order, 500)];
     for (const request of requests) {
       const answers = await Promise.all(
@@ -93,13 +93,13 @@ describe('what is asked of a payment', () => {
     }
   });
 
-  it('of nothing is done without asking anybody', async () => {
+  it('with an amount of zero succeeds without asking the provider', async () => {
     const nobody = one.with({ perform: () => Promise.reject(new Error('asked')) });
     const requests = [authorise(order, 0), capture(order), reverse(order)];
     expect(await nobody.execute(tenant, requests)).toEqual([0, 0, 0].map(moved));
   });
 
-  it('is refused where there is nothing to move', async () => {
+  it('is refused if there is nothing to capture or refund', async () => {
     expect(await perform(capture(order), refund(order, 1))).toEqual([
       refused('not-authorised'),
       refused('not-captured'),
@@ -113,7 +113,7 @@ describe('what is asked of a payment', () => {
     expect(await perform(authorise(order, 500))).toEqual([refused('authorised-already')]);
   });
 
-  it('never gives back or takes more than there is, whoever asks at the same time', async () => {
+  it('never captures more than authorised or refunds more than captured under concurrent requests', async () => {
     await perform(authorise(order, 1_000));
     const race = async (requests: PaymentRequest[]): Promise<number> => {
       const answers = await Promise.all(
@@ -127,36 +127,33 @@ describe('what is asked of a payment', () => {
   });
 });
 
-describe('a capture of all there is', () => {
-  it.each(['capture', 'refund'] as const)(
-    'that meets a %s under way takes the rest, all of it and once',
-    async (kind) => {
-      await perform(authorise(order, 1_000), capture(order, 200));
-      // The worker was killed after the provider had the request.
-      const dead: PaymentProvider = {
-        perform: async (...asked) => {
-          await one.simulated.perform(...asked);
-          throw new Error('the connection is gone');
-        },
-      };
-      const under = kind === 'capture' ? capture(order, 300) : refund(order, 100);
-      expect(await one.with(dead).execute(tenant, [under])).toMatchObject([{ outcome: 'open' }]);
-      const left = kind === 'capture' ? 500 : 800;
-      // If the provider cannot be asked it waits, however often, and reserves nothing.
-      const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
-      const all = capture(order);
-      for (let time = 0; time < 2; time += 1)
-        expect(await one.with(down).execute(tenant, [all])).toMatchObject([{ outcome: 'open' }]);
-      expect(await perform(all)).toEqual([moved(left)]);
-      expect(await perform(all, capture(order))).toEqual([moved(left), moved(0)]);
-      expect(await payment()).toMatchObject({ authorised_minor: 1_000, captured_minor: 1_000 });
-      expect(await perform(reverse(order))).toEqual([moved(kind === 'capture' ? 1_000 : 900)]);
-    },
-  );
+describe('a capture of the whole rest', () => {
+  it.each(['capture', 'refund'] as const)('captures what an open %s leaves, once', async (kind) => {
+    await perform(authorise(order, 1_000), capture(order, 200));
+    // The worker was killed after the provider got the request.
+    const dead: PaymentProvider = {
+      perform: async (...asked) => {
+        await one.simulated.perform(...asked);
+        throw new Error('the connection is gone');
+      },
+    };
+    const under = kind === 'capture' ? capture(order, 300) : refund(order, 100);
+    expect(await one.with(dead).execute(tenant, [under])).toMatchObject([{ outcome: 'open' }]);
+    const left = kind === 'capture' ? 500 : 800;
+    // While the provider cannot be asked, it stays open and reserves nothing.
+    const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
+    const all = capture(order);
+    for (let time = 0; time < 2; time += 1)
+      expect(await one.with(down).execute(tenant, [all])).toMatchObject([{ outcome: 'open' }]);
+    expect(await perform(all)).toEqual([moved(left)]);
+    expect(await perform(all, capture(order))).toEqual([moved(left), moved(0)]);
+    expect(await payment()).toMatchObject({ authorised_minor: 1_000, captured_minor: 1_000 });
+    expect(await perform(reverse(order))).toEqual([moved(kind === 'capture' ? 1_000 : 900)]);
+  });
 });
 
-describe('what an older version has set aside for a capture that had to wait', () => {
-  it('is there again after an update, and what is under way is still set aside', async () => {
+describe('an amount that an older version set aside for a waiting capture', () => {
+  it('is available again after the migration, while that of an open capture stays reserved', async () => {
     const other = randomUUID();
     await perform(authorise(order, 1_000), authorise(other, 1_000));
     const left: PaymentProvider = { perform: () => Promise.reject(new Error('the connection is gone')) };
@@ -180,7 +177,7 @@ describe('what an older version has set aside for a capture that had to wait', (
 });
 
 describe('a reversal', () => {
-  it('voids what was not captured, and refunds what was', async () => {
+  it('voids what was not captured and refunds what was', async () => {
     await perform(authorise(order, 500));
     expect(await perform(reverse(order))).toEqual([moved(500)]);
     expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
@@ -191,14 +188,14 @@ describe('a reversal', () => {
     expect(await perform(reverse(captured), reverse(before))).toEqual([moved(0), moved(0)]);
   });
 
-  it('that comes before its authorisation keeps that from ever happening', async () => {
+  it('that comes before the authorisation makes it be refused', async () => {
     const late = authorise(order, 500);
     const request = reverse(order);
     expect(await perform(request)).toEqual([moved(0)]);
     expect(await perform(late, request)).toEqual([refused('reversed'), moved(0)]);
   });
 
-  it('meets an authorisation at the same moment, and one of them has the last word', async () => {
+  it('that races with an authorisation leaves nothing authorised', async () => {
     for (let round = 0; round < 30; round += 1) {
       const id = randomUUID();
       const [authorisation, reversal] = [authorise(id, 500), reverse(id)];
@@ -214,7 +211,48 @@ describe('a reversal', () => {
     }
   });
 
-  it('settles what somebody left behind who died between asking the provider and keeping its answer', async () => {
+  /** Begins an authorisation. @returns a function that has the provider answer, for the outcome */
+  const heldUp = async (isCarriedOut: boolean): Promise<() => Promise<PaymentOutcome[]>> => {
+    const [asked, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slow: PaymentProvider = {
+      perform: async (...given) => {
+        if (isCarriedOut) await one.simulated.perform(...given);
+        asked.resolve();
+        await goOn.promise;
+        return one.simulated.perform(...given);
+      },
+    };
+    const outcome = one.with(slow).execute(tenant, [authorise(order, 500)]);
+    await asked.promise;
+    return () => {
+      goOn.resolve();
+      return outcome;
+    };
+  };
+
+  it.each(['before', 'after'])(
+    'that overtakes an authorisation %s the provider carries it out voids it',
+    async (when) => {
+      const answer = await heldUp(when === 'after');
+      expect(await two.performOperations.execute(tenant, [reverse(order)])).toEqual([moved(500)]);
+      expect(await answer()).toEqual([moved(500)]);
+      expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
+      expect(await perform(capture(order, 1))).toEqual([refused('reversed')]);
+    },
+  );
+
+  it('that finds an authorisation open and the provider down stays open, and voids it when repeated', async () => {
+    const answer = await heldUp(false);
+    const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
+    const reversal = reverse(order);
+    expect(await two.with(down).execute(tenant, [reversal])).toMatchObject([{ outcome: 'open' }]);
+    expect(await answer()).toEqual([moved(500)]);
+    expect(await perform(capture(order, 1))).toEqual([refused('reversed')]);
+    expect(await two.performOperations.execute(tenant, [reversal])).toEqual([moved(500)]);
+    expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
+  });
+
+  it('reverses an authorisation whose worker died before it stored the answer of the provider', async () => {
     const dead: PaymentProvider = {
       perform: async (...asked) => {
         await one.simulated.perform(...asked);
@@ -229,13 +267,13 @@ describe('a reversal', () => {
 });
 
 describe('a provider that does not answer', () => {
-  it('is asked the same again, and charges once', async () => {
+  it('is asked again under the same operation, and charges once', async () => {
     const lost = authorise(order, 500, 'tok_lost');
     expect(await perform(lost)).toEqual([{ outcome: 'open', reason: 'the answer was lost' }]);
     expect(await perform(lost)).toEqual([moved(500)]);
   });
 
-  it('tells by itself before it answers, twice, and charges once', async () => {
+  it('charges once if it sends its notification twice before it answers', async () => {
     expect(await perform(authorise(order, 500, 'tok_notified_before'), capture(order, 200))).toEqual([
       moved(500),
       moved(200),
@@ -245,7 +283,7 @@ describe('a provider that does not answer', () => {
     expect(operations.map((it) => it.state)).toEqual(['succeeded', 'succeeded']);
   });
 
-  it('tells by itself afterwards, twice and out of order, and what is decided stays', async () => {
+  it('settles the operation by notifications sent later, twice and out of order', async () => {
     const undecided = { outcome: 'open', reason: 'the provider has not decided yet' };
     expect(await perform(authorise(order, 500, 'tok_notified_after'))).toEqual([undecided]);
     const until = async (kind: string): Promise<void> => {
@@ -253,20 +291,20 @@ describe('a provider that does not answer', () => {
         (await payment()).operations.some((it) => it.kind === kind && it.state === 'succeeded');
       while (!(await isSettled())) await setTimeout(5);
     };
-    // The request is not repeated: the notice alone settles it.
+    // The request is not repeated: the notification alone settles it.
     await until('authorise');
     expect(await perform(capture(order, 200))).toEqual([undecided]);
     await until('capture');
     expect(await perform(refund(order, 50))).toEqual([undecided]);
     await until('refund');
-    // The second notice of the authorisation comes after all of that.
+    // The second notification of the authorisation comes after all of that.
     await setTimeout(1_600);
     expect(await payment()).toMatchObject({
       ...{ authorised_minor: 500, captured_minor: 200, refunded_minor: 50 },
     });
   });
 
-  it('holds up nobody who is paid elsewhere', async () => {
+  it('does not hold up payments through another provider', async () => {
     const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
     const invoice = { ...authorise(randomUUID(), 500), method: 'manual' as const };
     expect(await one.with(down).execute(tenant, [authorise(order, 500), invoice])).toEqual([

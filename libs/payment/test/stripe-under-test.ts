@@ -10,7 +10,7 @@ import { ReadPayment } from '../src/use-cases/read-payment.js';
 
 Logger.overrideLogger(false);
 
-/** Payment as it is deployed, with REST, and with short timeouts. */
+/** The payment service as it is deployed, with REST, but with short timeouts. */
 export interface StripeInstance {
   url: string;
   sql: Sql;

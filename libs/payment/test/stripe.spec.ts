@@ -63,7 +63,7 @@ const dayPasses = async (): Promise<void> => {
 };
 
 describe('a payment through Stripe', () => {
-  it('is promised, taken and given back, each under the id of its operation', async () => {
+  it('is authorised, captured and refunded, each under the id of its operation', async () => {
     const requests = [authorise(), capture(order), refund(order, 200), refund(order, 300)];
     expect(await perform(...requests)).toEqual([500, 500, 200, 300].map(moved));
     expect(stripe.asked.map(({ key }) => key)).toEqual(requests.map((it) => it.operation_id));
@@ -80,7 +80,7 @@ describe('a payment through Stripe', () => {
     ['pm_card_declined_insufficient_funds', 'insufficient_funds'],
     ['tok_of_another_kind', 'resource_missing'],
     [null, 'token-required'],
-  ])('with %s is refused as %s, and stays so', async (token, reason) => {
+  ])('with the token %s is refused as %s, also when retried', async (token, reason) => {
     const request = authorise(order, 500, token);
     stripe.indexIsBehind = true;
     expect(await perform(request, request, capture(order, 1))).toEqual([
@@ -89,12 +89,15 @@ describe('a payment through Stripe', () => {
     ]);
   });
 
-  it.each(['ISK', 'UGX', 'MGA'])('in %s, which Stripe counts in another unit, is refused', async (currency) => {
-    expect(await perform(authorise(order, 500, 'pm_card_visa', currency))).toEqual([refused('currency-not-offered')]);
-    expect(stripe.asked).toEqual([]);
-  });
+  it.each(['ISK', 'UGX', 'MGA'])(
+    'in %s is refused, because Stripe counts it in another minor unit',
+    async (currency) => {
+      expect(await perform(authorise(order, 500, 'pm_card_visa', currency))).toEqual([refused('currency-not-offered')]);
+      expect(stripe.asked).toEqual([]);
+    },
+  );
 
-  it('is taken in part once, and what is left is let go', async () => {
+  it('can be captured in part once, which releases the rest', async () => {
     const first = capture(order, 300);
     expect(await perform(authorise(), first, capture(order), first)).toEqual([
       ...[moved(500), moved(300), refused('captured-already')],
@@ -103,7 +106,7 @@ describe('a payment through Stripe', () => {
     expect(await perform(refund(order, 300), reverse(order))).toEqual([moved(300), moved(0)]);
   });
 
-  it('gives back no more than was taken, by whomever', async () => {
+  it('is never refunded beyond the captured amount, concurrently or together with refunds made at Stripe', async () => {
     expect(await perform(authorise(), capture(order, 400), refund(order, 401))).toMatchObject([
       ...[{}, {}],
       refused('exceeds-captured'),
@@ -114,7 +117,7 @@ describe('a payment through Stripe', () => {
       ),
     );
     expect(answers.flat().filter((it) => it.outcome === 'succeeded')).toHaveLength(2);
-    // A refund made by hand is not in our sums, so Stripe has to refuse.
+    // A refund made at Stripe directly is not in our sums, so Stripe has to refuse.
     const id = randomUUID();
     await perform(authorise(id), capture(id));
     const headers = { 'idempotency-key': randomUUID() };
@@ -124,20 +127,20 @@ describe('a payment through Stripe', () => {
     [...stripe.refunds.values()].at(-1)!.status = 'failed';
   });
 
-  it('is reversed by what has become of it', async () => {
+  it('is reversed by a void, or by a refund once it is captured', async () => {
     expect(await perform(authorise(), reverse(order))).toEqual([moved(500), moved(500)]);
     expect(intent().status).toBe('canceled');
     const taken = randomUUID();
     expect(await perform(authorise(taken), capture(taken), reverse(taken))).toEqual([500, 500, 500].map(moved));
   });
 
-  it('that Stripe has let go of cannot be taken, and need not be reversed', async () => {
+  it('that was cancelled at Stripe cannot be captured, and its reversal succeeds', async () => {
     await perform(authorise());
     Object.assign(intent(), { status: 'canceled' });
     expect(await perform(capture(order), reverse(order))).toEqual([refused('canceled'), moved(500)]);
   });
 
-  it('that Stripe does not know under this key waits for another one', async () => {
+  it('stays open while Stripe does not know its PaymentIntent', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     await perform(request);
     const kept = intent();
@@ -154,7 +157,7 @@ describe('a payment through Stripe', () => {
     expect(await perform(taking)).toEqual([moved(500)]);
   });
 
-  it('is asked for with few calls at a time, and what has no turn is asked for again', async () => {
+  it('shares a limit of concurrent calls with others; those without a turn stay open and are retried', async () => {
     stripe.delayMs = 60;
     const requests = Array.from({ length: 40 }, () => authorise(randomUUID()));
     const answers = await perform(...requests);
@@ -167,32 +170,29 @@ describe('a payment through Stripe', () => {
   });
 });
 
-describe('an answer that is lost', () => {
-  it.each(['authorise', 'capture', 'refund', 'void'] as const)(
-    'leaves what it was about done once: %s',
-    async (kind) => {
-      const request = {
-        authorise: authorise(),
-        capture: capture(order),
-        refund: refund(order, 500),
-        void: reverse(order),
-      };
-      if (kind !== 'authorise') await perform(request.authorise);
-      if (kind === 'refund') await perform(request.capture);
-      stripe.faults.push('silent');
-      expect(await perform(request[kind])).toEqual([open()]);
-      expect(await perform(request[kind])).toEqual([moved(500)]);
-    },
-  );
+describe('a request to Stripe without a final answer', () => {
+  it.each(['authorise', 'capture', 'refund', 'void'] as const)('is performed once: %s', async (kind) => {
+    const request = {
+      authorise: authorise(),
+      capture: capture(order),
+      refund: refund(order, 500),
+      void: reverse(order),
+    };
+    if (kind !== 'authorise') await perform(request.authorise);
+    if (kind === 'refund') await perform(request.capture);
+    stripe.faults.push('silent');
+    expect(await perform(request[kind])).toEqual([open()]);
+    expect(await perform(request[kind])).toEqual([moved(500)]);
+  });
 
-  it.each(['cut', 'failed-after'] as const)('is made up for at once where that can be: %s', async (fault) => {
+  it.each(['cut', 'failed-after'] as const)('is completed within the same call if it can be: %s', async (fault) => {
     for (const request of [authorise(), capture(order), refund(order, 500)]) {
       stripe.faults.push(fault);
       expect(await perform(request)).toEqual([moved(500)]);
     }
   });
 
-  it('is found without another key when the index is behind', async () => {
+  it('is found once the search index has caught up, and is sent under one idempotency key only', async () => {
     const request = authorise();
     stripe.faults.push('failed-after');
     stripe.indexIsBehind = true;
@@ -203,7 +203,7 @@ describe('an answer that is lost', () => {
     expect(new Set(stripe.asked.map(({ key }) => key))).toEqual(new Set([request.operation_id]));
   });
 
-  it('is found when Stripe has forgotten the key', async () => {
+  it('is found even after Stripe has forgotten the idempotency key', async () => {
     for (const request of [authorise(), capture(order), refund(order, 500)]) {
       stripe.faults.push('silent');
       expect(await perform(request)).toEqual([open()]);
@@ -213,7 +213,7 @@ describe('an answer that is lost', () => {
     expect(stripe.refunds.size).toBeGreaterThan(0);
   });
 
-  it('to what was never done asks nobody for money when the key is gone', async () => {
+  it('that was never performed is refused, not repeated, once its idempotency key has expired', async () => {
     const request = authorise();
     stripe.faults.push('failed-before');
     expect(await perform(request, request)).toEqual([open(), open()]);
@@ -221,14 +221,14 @@ describe('an answer that is lost', () => {
     expect(await perform(request, reverse(order))).toEqual([refused('never-asked'), moved(0)]);
   });
 
-  it.each(['too-many', 'no-such-key'] as const)('to what came at the wrong time changes nothing: %s', async (fault) => {
+  it.each(['too-many', 'no-such-key'] as const)('succeeds on retry after the refusal "%s"', async (fault) => {
     const request = authorise();
     stripe.faults.push(fault);
     expect(await perform(request)).toEqual([open()]);
     expect(await perform(request)).toEqual([moved(500)]);
   });
 
-  it('to many who ask the same at once is one charge', async () => {
+  it('charges once, even if several instances send it at the same time', async () => {
     const request = authorise(order, 500, 'pm_card_slow');
     const ask = (index: number) => (index % 2 === 0 ? one : two).performOperations.execute(tenant, [request]);
     const answers = (await Promise.all(Array.from({ length: 10 }, (_, index) => ask(index)))).flat();
@@ -238,7 +238,7 @@ describe('an answer that is lost', () => {
     expect(await perform(request)).toEqual([moved(500)]);
   });
 
-  it('that takes long to be looked for keeps nobody waiting', async () => {
+  it('stays open if looking it up takes too long', async () => {
     const request = authorise();
     stripe.delayMs = 800;
     stripe.faults.push('failed-after');
@@ -247,7 +247,7 @@ describe('an answer that is lost', () => {
     expect(await perform(request)).toEqual([moved(500)]);
   });
 
-  it('because nobody is there says so', async () => {
+  it('stays open, with the reason, if no connection can be made', async () => {
     const STRIPE_API_BASE = `http://127.0.0.1:${await freePort()}`;
     const cutOff = await startWithStripe({ ...settings, STRIPE_API_BASE });
     const request = authorise();
@@ -259,10 +259,10 @@ describe('an answer that is lost', () => {
   });
 });
 
-describe('a payment that waits for its customer', () => {
+describe('a payment that needs an action of the customer', () => {
   const told = async () => (await one.readPayment.execute(tenant, order))!.customer_action;
   const action = () => ({ method: 'stripe', client_secret: `${intent().id}_secret_of_the_test` });
-  /** Waits for it, because the previous answer is cached for a while. */
+  /** Waits, because the previous answer is cached for a while. */
   const untilTold = async (expected: object | null): Promise<void> => {
     const giveUpAt = Date.now() + 10_000;
     while (JSON.stringify(await told()) !== JSON.stringify(expected) && Date.now() < giveUpAt)
@@ -270,7 +270,7 @@ describe('a payment that waits for its customer', () => {
     expect(await told()).toEqual(expected);
   };
 
-  it('is promised once they have done what is asked of them', async () => {
+  it('is authorised once the customer has approved it', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     expect(await perform(request, request)).toEqual([open('requires_action'), open('requires_action')]);
     expect(await told()).toEqual(action());
@@ -280,7 +280,7 @@ describe('a payment that waits for its customer', () => {
     expect(await told()).toBeNull();
   });
 
-  it('has nothing more to ask of them as soon as it is settled', async () => {
+  it('shows no customer action as soon as it is settled', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     await perform(request);
     expect(await told()).toEqual(action());
@@ -289,7 +289,7 @@ describe('a payment that waits for its customer', () => {
     expect(await told()).toBeNull();
   });
 
-  it('is told of without what they have to do while Stripe is away', async () => {
+  it('is shown without the customer action while Stripe does not answer', async () => {
     expect(await perform(authorise(order, 500, 'pm_card_authentication'))).toEqual([open('requires_action')]);
     stripe.delayMs = 1_000;
     expect(await one.readPayment.execute(tenant, order)).toMatchObject({ customer_action: null, reversed: false });
@@ -300,7 +300,7 @@ describe('a payment that waits for its customer', () => {
   it.each([
     ['', 0],
     [' that does not answer', 1_000],
-  ])('is looked at by hundreds with few calls to Stripe%s', async (_what, delayMs) => {
+  ])('is read by 200 callers at once with fewer than 20 calls to Stripe%s', async (_what, delayMs) => {
     await perform(authorise(order, 500, 'pm_card_authentication'));
     Object.assign(stripe, { delayMs, looks: 0 });
     const all = await Promise.all(Array.from({ length: 200 }, told));
@@ -309,7 +309,7 @@ describe('a payment that waits for its customer', () => {
     expect(stripe.looks).toBeLessThan(20);
   });
 
-  it('waits no longer than somebody wants it', async () => {
+  it('is cancelled by a reversal', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     expect(await perform(request)).toEqual([open('requires_action')]);
     expect(await perform(reverse(order))).toEqual([moved(0)]);
@@ -318,18 +318,18 @@ describe('a payment that waits for its customer', () => {
   });
 });
 
-describe('a payment that is declined', () => {
+describe('a declined payment', () => {
   const failure = 'payment_intent_authentication_failure';
   const waiting = () => authorise(order, 500, 'pm_card_authentication');
   const cancels = () => stripe.asked.filter(({ path }) => path.endsWith('/cancel')).map(({ key }) => key);
-  /** Nobody can pay it any more, and no amount is held. */
+  /** It cannot be paid any more, and no amount is held. */
   const expectOver = async (): Promise<void> => {
     expect(intent().status).toBe('canceled');
     expect(stripe.approve(intent())).toBe(false);
     expect(await perform(reverse(order))).toEqual([moved(0)]);
   };
 
-  /** The customer has failed, and the request to cancel the PaymentIntent has not reached Stripe yet. */
+  /** The customer failed to authenticate; the request to cancel the PaymentIntent has not reached Stripe yet. */
   const declinedAndBeingCancelled = async () => {
     const request = waiting();
     await perform(request);
@@ -341,8 +341,8 @@ describe('a payment that is declined', () => {
 
   it.each([
     ['at once', 'generic_decline'],
-    ['by what its customer does', failure],
-  ])('%s cannot be confirmed with another card afterwards', async (when, reason) => {
+    ['when the customer fails to authenticate', failure],
+  ])('declined %s cannot be confirmed with another card afterwards', async (when, reason) => {
     const request = when === 'at once' ? authorise(order, 500, 'pm_card_declined') : waiting();
     if (when !== 'at once') {
       expect(await perform(request)).toEqual([open('requires_action')]);
@@ -353,7 +353,7 @@ describe('a payment that is declined', () => {
     await expectOver();
   });
 
-  it('and paid with another card before we look is promised', async () => {
+  it('that is paid with another card before it is cancelled is authorised', async () => {
     const request = waiting();
     await perform(request);
     stripe.fail(intent());
@@ -362,7 +362,7 @@ describe('a payment that is declined', () => {
     expect(cancels()).toEqual([]);
   });
 
-  it('and paid with another card while it is cancelled is let go of', async () => {
+  it('that is paid with another card while it is being cancelled is voided', async () => {
     const { asking, cancelling } = await declinedAndBeingCancelled();
     expect(stripe.approve(intent())).toBe(true);
     cancelling.pass();
@@ -371,7 +371,7 @@ describe('a payment that is declined', () => {
   });
 
   it.each(['silent', 'cut', 'failed-after', 'failed-before', 'too-many', 'no-such-key'] as const)(
-    'is refused no sooner than it is cancelled, whatever becomes of the answer: %s',
+    'is refused only after it is cancelled, whatever happens to the cancellation: %s',
     async (fault) => {
       const request = waiting();
       await perform(request);
@@ -379,10 +379,10 @@ describe('a payment that is declined', () => {
       stripe.faults.push(fault);
       const told = await perform(request);
       const isDone = ['cut', 'failed-after'].includes(fault);
-      // The library repeats a request itself after a cut connection; after a 500 we look.
+      // After a cut connection the library retries by itself; after a 500 we look the PaymentIntent up.
       expect(told).toEqual([isDone ? refused(failure) : open()]);
       expect(await payment()).toMatchObject({ operations: [{ state: isDone ? 'refused' : 'open' }] });
-      // Under this key the answer is 500 for ever; a reversed payment is cancelled under another key.
+      // Under this key Stripe answers 500 for ever; a reversal cancels under another key.
       if (fault === 'failed-before') {
         expect(await perform(request)).toEqual([open()]);
         expect(await perform(reverse(order))).toEqual([moved(0)]);
@@ -392,14 +392,14 @@ describe('a payment that is declined', () => {
     },
   );
 
-  it.each([false, true])('is refused once, when we die after it was cancelled; a day passes: %s', async (isLong) => {
+  it.each([false, true])('is refused if the instance dies after cancelling it; a day passes: %s', async (isLong) => {
     const request = authorise(order, 500, 'pm_card_declined');
     const caught = stripe.next('void', 'after');
     const asking = perform(request);
     const cancelled = await caught;
     expect(intent().status).toBe('canceled');
     expect(await payment()).toMatchObject({ operations: [{ state: 'open' }] });
-    // The instance that cancelled it gets no answer any more, and has stored nothing.
+    // The instance that cancelled it got no answer, and has stored nothing.
     if (isLong) await dayPasses();
     expect(await two.performOperations.execute(tenant, [request])).toEqual([refused('generic_decline')]);
     cancelled.cut();
@@ -407,7 +407,7 @@ describe('a payment that is declined', () => {
     await expectOver();
   });
 
-  it('by somebody else meanwhile, or cancelled by hand, is refused', async () => {
+  it('that is cancelled at Stripe meanwhile is refused', async () => {
     const { asking, cancelling } = await declinedAndBeingCancelled();
     Object.assign(intent(), { status: 'canceled', last_payment_error: null });
     cancelling.pass();
@@ -416,7 +416,7 @@ describe('a payment that is declined', () => {
   });
 });
 
-describe('an event', () => {
+describe('an event from Stripe', () => {
   const deliver = async (event: object, to = one, key = secret, ageSeconds = 0): Promise<Response> => {
     const { body, signature } = signed(event, key, ageSeconds);
     return send(body, { 'stripe-signature': signature }, to);
@@ -436,7 +436,7 @@ describe('an event', () => {
     expect([told, body]).toEqual([status, expect.objectContaining({ code })]);
   };
 
-  /** The first event that has not been delivered yet, as soon as there is one. */
+  /** The first event not delivered yet, as soon as there is one. */
   const nextEvent = async (): Promise<object> => {
     const giveUpAt = Date.now() + 10_000;
     while (stripe.events.length === 0) {
@@ -446,7 +446,7 @@ describe('an event', () => {
     return stripe.events.shift()!;
   };
 
-  it('that comes before our answer settles, and gives us the PaymentIntent', async () => {
+  it('that arrives before the answer settles the operation and provides the PaymentIntent', async () => {
     stripe.indexIsBehind = true;
     const requests = [authorise(), capture(order), refund(order, 200)];
     for (const request of requests) {
@@ -461,7 +461,7 @@ describe('an event', () => {
     expect(stripe.asked).toHaveLength(asked);
   });
 
-  it('that comes with our answer, many times and everywhere, counts once', async () => {
+  it('that arrives with the answer, many times and at both instances, counts once', async () => {
     for (const request of [authorise(), capture(order), refund(order, 200)]) {
       stripe.delayMs = 30;
       const asking = perform(request);
@@ -472,7 +472,7 @@ describe('an event', () => {
     expect(await payment()).toMatchObject({ authorised_minor: 500, captured_minor: 500, refunded_minor: 200 });
   });
 
-  it('that comes afterwards, twice and out of order, contradicts nothing', async () => {
+  it('that arrives late, twice and out of order changes nothing', async () => {
     const declined = randomUUID();
     await perform(authorise(), capture(order), refund(order, 200), authorise(declined, 500, 'pm_card_declined'));
     const before = await payment();
@@ -485,7 +485,7 @@ describe('an event', () => {
     expect(await one.payments.find(tenant, declined)).toMatchObject({ authorised_minor: 0 });
   });
 
-  it('tells what was declined, and what was let go of', async () => {
+  it('settles a void, and a decline after its cancellation', async () => {
     const declined = authorise(order, 500, 'pm_card_declined');
     const promised = authorise(randomUUID());
     const voided = reverse(promised.order_id);
@@ -496,13 +496,13 @@ describe('an event', () => {
     for (const event of stripe.events.splice(0)) await received(deliver(event));
     stripe.asked.length = 0;
     stripe.faults.push('silent', 'silent');
-    // The decline does not end it: it is cancelled, which is reported as well.
+    // The decline does not settle it: it has to be cancelled first, and that answer is lost as well.
     expect(await perform(declined, voided)).toEqual([open(), moved(500)]);
     stripe.faults.length = 0;
     expect(await perform(declined)).toEqual([refused('generic_decline')]);
   });
 
-  it('of what was paid with another card while we cancelled it is believed by all, and undone', async () => {
+  it('that reports a payment while it is being cancelled wins; a reversal then voids it', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     await perform(request);
     stripe.fail(intent());
@@ -517,7 +517,7 @@ describe('an event', () => {
     expect(await perform(capture(order), reverse(order))).toEqual([refused('canceled'), moved(500)]);
   });
 
-  it('tells the end of a refund, and what comes late does not undo it', async () => {
+  it('settles a pending refund, and earlier events that arrive later do not change that', async () => {
     const [kept, broken] = [refund(order, pendingRefundMinor), refund(order, pendingRefundMinor)];
     await perform(authorise(), capture(order));
     expect(await perform(kept, broken)).toEqual([open('refund pending'), open('refund pending')]);
@@ -532,7 +532,7 @@ describe('an event', () => {
     expect(await perform(refund(order, 500 - pendingRefundMinor))).toEqual([moved(500 - pendingRefundMinor)]);
   });
 
-  it('is found by its PaymentIntent when its metadata are gone', async () => {
+  it('without metadata is matched by its PaymentIntent', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     expect(await perform(request)).toEqual([open('requires_action')]);
     stripe.approve(intent());
@@ -541,7 +541,7 @@ describe('an event', () => {
     expect(await payment()).toMatchObject({ authorised_minor: 500 });
   });
 
-  it('that is not signed as it should be is refused, and says nothing', async () => {
+  it('without a valid signature is refused and changes nothing', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     await perform(request);
     stripe.approve(intent());
@@ -568,7 +568,7 @@ describe('an event', () => {
     expect(await payment()).toMatchObject({ authorised_minor: 500 });
   });
 
-  it('settles neither what another provider was asked nor another operation', async () => {
+  it('settles neither an operation of another provider nor an unknown operation', async () => {
     const elsewhere = authoriseSimulated(randomUUID(), 500, 'tok_slow');
     const here = authorise(order, 500, 'pm_card_authentication');
     expect(await perform(elsewhere, here)).toEqual([open(), open()]);
@@ -588,7 +588,7 @@ describe('an event', () => {
       });
   });
 
-  it('of a kind or about a thing that is not ours is received', async () => {
+  it('of an unknown type or about an unknown object is acknowledged', async () => {
     const stranger = { id: 'pi_stranger', object: 'payment_intent', status: 'succeeded', metadata: {} };
     const ofType = (type: string, object: object) => ({ id: 'evt_1', type, data: { object } });
     const nobody = { tenant, order_id: randomUUID(), operation_id: randomUUID() };
@@ -609,7 +609,7 @@ describe('an event', () => {
       await received(deliver(event));
   });
 
-  it('is for nobody where there is no secret, and without a key nothing new is begun', async () => {
+  it('is answered with 404 without a webhook secret, and no operation starts without an API key', async () => {
     const { PAYMENT_DATABASE_URL } = settings;
     const bare = await startWithStripe({ PAYMENT_DATABASE_URL });
     await expectProblem(deliver({ id: 'evt_1', type: 'charge.captured' }, bare), 404, 'not-found');

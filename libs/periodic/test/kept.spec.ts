@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { keptFor } from '#periodic';
 
-it('what is asked for again and again is read once in a while, and once for all who ask at a time', async () => {
+it('keptFor reads a value once per period, also for concurrent callers', async () => {
   let read = 0;
   const ask = keptFor(200, 10_000, async () => {
     await sleep(20);
@@ -14,7 +14,7 @@ it('what is asked for again and again is read once in a while, and once for all 
   expect([await ask(), read]).toEqual([2, 2]);
 });
 
-it('what fails is told to all who ask, and tried again after a while', async () => {
+it('keptFor repeats a failure to all callers, and retries after the period', async () => {
   let tried = 0;
   const ask = keptFor(200, 10_000, () => {
     tried += 1;
@@ -25,7 +25,7 @@ it('what fails is told to all who ask, and tried again after a while', async () 
   await expect(ask()).rejects.toThrow('failure 2');
 });
 
-it('what does not answer is asked once more, and what comes late of it is not kept', async () => {
+it('keptFor reads again if a read does not answer in time, and does not keep the late answer', async () => {
   const answers: ((value: string) => void)[] = [];
   const ask = keptFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
   const [first, same] = [ask(), ask()];

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { nowAndThen } from '#periodic';
 
-it('what happens again and again is said at once, and then now and then', async () => {
+it('nowAndThen runs the first call at once, then at most one per period', async () => {
   const said: string[] = [];
   const [one, other] = [nowAndThen(200), nowAndThen(200)];
   for (const word of ['first', 'second', 'third']) one(() => said.push(word));

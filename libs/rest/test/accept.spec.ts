@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { isAskedFor } from '../src/accept.js';
 
-describe('a type of media beside the usual one', () => {
+describe('a media type beside the default one', () => {
   const asked = (accept: string): boolean => isAskedFor(accept, 'text/event-stream', 'application/json');
 
   it.each([
@@ -16,7 +16,7 @@ describe('a type of media beside the usual one', () => {
     'text/*',
     '*/*;q=0.1, text/*;q=0.2',
     '*/*, application/json;q=0',
-  ])('is asked for by %s', (accept) => expect(asked(accept)).toBe(true));
+  ])('is requested by %s', (accept) => expect(asked(accept)).toBe(true));
 
   it.each([
     '',
@@ -31,5 +31,5 @@ describe('a type of media beside the usual one', () => {
     'text/event-stream;q=much',
     'text/event-stream-of-another-kind',
     'application/x+text/event-stream',
-  ])('is not asked for by %s', (accept) => expect(asked(accept)).toBe(false));
+  ])('is not requested by %j', (accept) => expect(asked(accept)).toBe(false));
 });

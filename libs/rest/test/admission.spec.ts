@@ -49,8 +49,8 @@ const until = async (isSo: () => boolean): Promise<void> => {
   while (!isSo()) await new Promise(setImmediate);
 };
 
-describe('more requests than can be answered in time', () => {
-  it('are refused before their bodies are looked at, and told when to come back', async () => {
+describe('requests over the limit', () => {
+  it('are refused with 503 and Retry-After before their bodies are parsed', async () => {
     const makeRoom = fill(writes);
     const answer = await post('/things', 'no JSON at all');
     expect(answer.status).toBe(503);
@@ -69,7 +69,7 @@ describe('more requests than can be answered in time', () => {
     expect((await post('/things', '{"name":"a box"}')).status).toBe(201);
   });
 
-  it('do not keep those of the other kind away, nor whoever watches, nor what is no endpoint', async () => {
+  it('do not block requests of the other kind, always admitted ones, the docs or a 404', async () => {
     fill(writes);
     expect((await fetch(`${running.url}/things/box`)).status).toBe(200);
     fill(reads);
@@ -80,7 +80,7 @@ describe('more requests than can be answered in time', () => {
     expect((await fetch(`${running.url}/nowhere`)).status).toBe(404);
   });
 
-  it('keep their connections', async () => {
+  it('keep their connections open', async () => {
     const makeRoom = fill(writes);
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
     const ports: (number | undefined)[] = [];
@@ -97,7 +97,7 @@ describe('more requests than can be answered in time', () => {
     agent.destroy();
   });
 
-  it('are all answered, however many come at once', async () => {
+  it('are all answered when hundreds are pipelined', async () => {
     fill(reads);
     const one = 'GET /things/box HTTP/1.1\r\nHost: localhost\r\n';
     const each = async () => {
@@ -108,7 +108,7 @@ describe('more requests than can be answered in time', () => {
     expect(reads.shed).toBe(500);
   });
 
-  it('are refused too where others began while the body was on its way', async () => {
+  it('are refused even if the limit was reached only while their body was being sent', async () => {
     const head = 'POST /things HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n';
     const socket = connect(running.port, '127.0.0.1').setEncoding('utf8');
     let answer = '';
@@ -123,8 +123,8 @@ describe('more requests than can be answered in time', () => {
   });
 });
 
-describe('a refusal that the framework has no part in', () => {
-  it('says what one of the framework says', async () => {
+describe('a refusal before the framework', () => {
+  it('equals a refusal by the framework', async () => {
     fill(reads);
     fill(writes);
     const headers = { 'x-request-id': 'mine' };
@@ -141,7 +141,7 @@ describe('a refusal that the framework has no part in', () => {
     expect(other.headers.get('x-request-id')).toMatch(/^[\da-f-]{36}$/);
   });
 
-  it('is not for pages of other origins, which the framework tells that they may read it', async () => {
+  it('is left to the framework for requests with an Origin, which get CORS headers', async () => {
     const { app, url } = await startApp({ corsOrigins: ['https://shop.example'] });
     fill(app.get(Admission).limiterOf('read'));
     const answer = await fetch(`${url}/things?limit=1`, { headers: { origin: 'https://shop.example' } });
@@ -149,7 +149,7 @@ describe('a refusal that the framework has no part in', () => {
     await app.close();
   });
 
-  it('is not for requests without credentials where these are required', async () => {
+  it('does not apply to requests that lack the required credentials', async () => {
     const authenticator = new Authenticator({ ADMIN_KEY: ['x'.repeat(32)], from: 'callers' });
     const app = await createRestApp(GuardedModule, { logger: logInto([]), authenticator });
     await app.listen(0, '127.0.0.1');
@@ -162,7 +162,7 @@ describe('a refusal that the framework has no part in', () => {
     await app.close();
   });
 
-  it('is not for what others may understand in another way, which ends the connection', async () => {
+  it('does not apply to ambiguous requests, which get 400 and a closed connection', async () => {
     fill(reads);
     const ambiguous = 'GET /things?limit=1 HTTP/1.1\r\nHost: localhost\r\nHost: elsewhere\r\n\r\n';
     const answer = await raw(running.port, ambiguous);
@@ -170,7 +170,7 @@ describe('a refusal that the framework has no part in', () => {
     expect(reads.shed).toBe(0);
   });
 
-  it('says that the connection ends where the app is closing', async () => {
+  it('closes the connection if the app is closing', async () => {
     const { app, port } = await startApp({ drainDelayMs: 2_000 });
     fill(app.get(Admission).limiterOf('read'));
     const watching = connect(port, '127.0.0.1');
@@ -183,8 +183,8 @@ describe('a refusal that the framework has no part in', () => {
   });
 });
 
-describe('what counts as under way', () => {
-  it('is the work, until it is answered', async () => {
+describe('a request in flight', () => {
+  it('counts until it is answered', async () => {
     const answer = post('/trials/held', '{}');
     await slow.entered.promise;
     expect(writes.inFlight).toBe(1);
@@ -193,7 +193,7 @@ describe('what counts as under way', () => {
     expect(writes.inFlight).toBe(0);
   });
 
-  it('is work for somebody who has gone, too', async () => {
+  it('counts until its work ends, even if the client has disconnected', async () => {
     const socket = connect(running.port, '127.0.0.1');
     socket.write('POST /trials/held HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n');
     await slow.entered.promise;
@@ -208,7 +208,7 @@ describe('what counts as under way', () => {
     await until(() => writes.inFlight === 0);
   });
 
-  it('is neither a body on its way, nor a stream that is followed', async () => {
+  it('does not count while its body is being sent, or as an open event stream', async () => {
     const uploading = connect(running.port, '127.0.0.1');
     uploading.write(
       'POST /things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n',
@@ -223,7 +223,7 @@ describe('what counts as under way', () => {
   it.each([
     ['an answer that fails', '/trials/lies', 500],
     ['a refusal', '/things?limit=x&maker=', 400],
-  ])('ends with %s', async (_, path, status) => {
+  ])('no longer counts after %s', async (_, path, status) => {
     expect((await fetch(running.url + path)).status).toBe(status);
     expect((await post('/things', '{')).status).toBe(400);
     expect([reads.inFlight, writes.inFlight]).toEqual([0, 0]);

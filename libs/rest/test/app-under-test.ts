@@ -59,6 +59,9 @@ const wholeStory = new CleaveError('out-of-stock', 'There are 2 left.', { shorta
 const cursors = new Cursors('a secret of more than sixteen bytes');
 const position = z.object({ after: z.int() });
 
+/** The names of the things that were made or deleted. */
+export const changed: string[] = [];
+
 /** Blocks `POST /things/slow` until a test releases it. */
 export const slow = { entered: Promise.withResolvers<void>(), release: Promise.withResolvers<void>() };
 
@@ -80,6 +83,7 @@ class ThingsController {
     @IdempotencyKey() key: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): z.output<typeof thing> & { secret: string } {
+    changed.push(name);
     reply.header('Location', `/things/${name}`).header('ETag', etagOf(1));
     return { name, size: size ?? 1, made_at: new Date(0), note: key ?? null, secret: 'not in the schema' };
   }
@@ -132,7 +136,9 @@ class ThingsController {
 
   @Delete(':id')
   @Endpoint({ scope: 'open', summary: 'Forget a thing', replies: { 204: { description: 'Forgotten' } }, errors: [] })
-  deleteThing(@Param('id', valid(idText)) _id: string): void {}
+  deleteThing(@Param('id', valid(idText)) id: string): void {
+    changed.push(id);
+  }
 
   @Post(':id/close')
   @Endpoint({
@@ -309,7 +315,7 @@ export interface AppUnderTest {
   app: NestFastifyApplication;
   url: string;
   port: number;
-  /** Everything that was logged, one entry per line. */
+  /** Everything that was logged, one entry each. */
   log: string[];
 }
 
@@ -335,12 +341,12 @@ export const documentOf = (app: NestFastifyApplication) =>
     tags: [{ name: 'things' }, { name: 'problems' }],
   });
 
-/** Sends raw bytes and returns everything that the server answers until it closes the connection. */
+/** Sends raw bytes and returns everything the server answers until it closes the connection. */
 export const raw = async (port: number, ...chunks: (string | Buffer)[]): Promise<string> => {
   const socket = connect(port, '127.0.0.1');
   let answer = '';
   socket.setEncoding('utf8').on('data', (chunk: string) => void (answer += chunk));
-  // A server that refuses a body may close the connection while it is still being sent.
+  // A server that refuses a body may close the connection before all of it was sent.
   socket.on('error', () => socket.destroy());
   await once(socket, 'connect');
   for (const chunk of chunks) socket.write(chunk);

@@ -6,7 +6,7 @@ import { encoderOf } from '../src/encoder.js';
 
 const { moment } = contracts;
 
-/** Has every kind of type that replies use. */
+/** Contains every kind of type that replies use. */
 const schema = z.object({
   id: z.uuid(),
   name: z.string().max(5),
@@ -60,7 +60,7 @@ const outcomeOf = ({ success, data, error }: z.ZodSafeParseResult<unknown>) => (
 });
 
 describe('an encoder', () => {
-  it('gives what zod encodes, whatever the value', () => {
+  it('has the same result as zod for any value', () => {
     const encode = encoderOf(schema);
     const isTheSame = (value: unknown): void =>
       expect(outcomeOf(encode(value))).toEqual(outcomeOf(z.safeEncode(schema, value as never)));
@@ -74,14 +74,14 @@ describe('an encoder', () => {
     fc.assert(fc.property(fc.anything(), isTheSame));
   });
 
-  it('leaves out what the schema does not know, and leaves the value as it was', () => {
+  it('omits members that the schema does not have, and does not change the value', () => {
     const at = new Date('2026-11-27T10:00:00.000Z');
     const value = { at, secret: 'of nobody' };
     expect(encoderOf(z.object({ at: moment }))(value)).toEqual({ success: true, data: { at: at.toISOString() } });
     expect(value).toEqual({ at, secret: 'of nobody' });
   });
 
-  it('encodes as it is what cannot be turned round', () => {
+  it('encodes custom codecs and refinements like zod', () => {
     const text = z.codec(z.string(), z.number(), { decode: Number, encode: String });
     const nested = z.object({ inner: z.lazy(() => z.object({ text })) });
     expect(encoderOf(nested)({ inner: { text: 7 } }).data).toEqual({ inner: { text: '7' } });

@@ -35,17 +35,17 @@ describe('a reply', () => {
     expect(response.headers.get('content-type')).toBe('application/json; charset=utf-8');
   });
 
-  it('may be no success and no problem', async () => {
+  it('may be a declared 404 that is not a problem document', async () => {
     const response = await fetch(`${here.url}/trials/misses`);
     expect([response.status, await response.text()]).toEqual([404, '{"error":"key not found"}']);
   });
 
-  it('without a body has none', async () => {
+  it('without a schema has no body', async () => {
     const response = await fetch(`${here.url}/things/1`, { method: 'DELETE' });
     expect([response.status, await response.text()]).toEqual([204, '']);
   });
 
-  it('that does not fit its schema, or that is not declared, is ours to answer for', async () => {
+  it('that does not match its schema, or whose status is not declared, is logged and answered with 500', async () => {
     for (const path of ['lies', 'strays']) {
       const response = await fetch(`${here.url}/trials/${path}`);
       expect(await response.json()).toMatchObject({ status: 500, code: 'internal' });
@@ -76,7 +76,7 @@ describe('an Idempotency-Key', () => {
     ['"say \\"hi\\" \\\\"', 'say "hi" \\'],
     ['a:b/c=d', 'a:b/c=d'],
     [`"${'k'.repeat(255)}"`, 'k'.repeat(255)],
-  ])('of the form %s is read', async (header, seen) => {
+  ])('of the form %s is accepted', async (header, seen) => {
     expect(await keySeen(key(header))).toBe(seen);
   });
 
@@ -97,7 +97,7 @@ describe('an Idempotency-Key', () => {
     expect(await keySeen(key(Buffer.from(header).toString('latin1')))).toBe('invalid-idempotency-key');
   });
 
-  it('may be missing only where it is optional, and comes once', async () => {
+  it('may be missing only if it is optional, and may be given only once', async () => {
     expect(await keySeen()).toBe(null);
     const required = await fetch(`${here.url}/things/1`, {
       method: 'PUT',
@@ -126,13 +126,13 @@ describe('If-Match', () => {
     return body.code ?? body.size;
   };
 
-  it('names a version, or any', async () => {
+  it('accepts a version or *, and is optional', async () => {
     expect(await put('"v3"')).toBe(3);
     expect(await put('*')).toBe(0);
     expect(await put()).toBe(0);
   });
 
-  it('names several, of which those that cannot be ours match nothing', async () => {
+  it('accepts a list, in which foreign tags match nothing and malformed ones are refused', async () => {
     for (const tags of ['"v1", "v2"', '"v1","v2"', ', "v1"\t,, "v2" ,', 'W/"v3", "v1", "v02", "a,b", "v2"'])
       expect(await put(tags)).toBe(12);
     for (const tags of ['W/"v3", W/"v4"', '"v3,v4"', '"v03", "3"']) expect(await put(tags)).toBe('precondition-failed');
@@ -140,7 +140,7 @@ describe('If-Match', () => {
       expect(await put(tags)).toBe('invalid-request');
   });
 
-  it('of a tag that cannot be ours matches nothing; a malformed one is refused', async () => {
+  it('with a foreign tag matches nothing; with a malformed one it is refused', async () => {
     for (const tag of ['W/"v3"', '"3"', '"v"', '"v3.5"', '"v03"', '"v0"', '""'])
       expect(await put(tag)).toBe('precondition-failed');
     for (const tag of ['v3', '3', '"v3', 'w/"v3"']) expect(await put(tag)).toBe('invalid-request');
@@ -158,7 +158,7 @@ describe('the OpenAPI document', () => {
   const refsIn = (value: unknown): string[] =>
     [...JSON.stringify(value).matchAll(/"\$ref":"([^"]*)"/g)].map((it) => it[1]!);
 
-  it('is OpenAPI 3.1 whose references all lead somewhere and whose components are all needed', () => {
+  it('is OpenAPI 3.1 without dangling references or unused components', () => {
     expect(document.openapi).toBe('3.1.0');
     const schemas = (document.components as { schemas: Json }).schemas;
     const refs = refsIn(document);
@@ -168,7 +168,7 @@ describe('the OpenAPI document', () => {
     expect(JSON.stringify(document)).not.toMatch(/\$defs|\$schema|"nullable"/);
   });
 
-  it('describes what is sent, with examples to try', () => {
+  it('describes request bodies, with examples', () => {
     const make = operation('/things', 'post');
     expect(make.operationId).toBe('makeThing');
     expect(make.tags).toEqual(['things']);
@@ -198,7 +198,7 @@ describe('the OpenAPI document', () => {
     expect((operation('/things/{id}/close', 'post').requestBody as Json).required).toBe(false);
   });
 
-  it('describes queries, parameters and headers', () => {
+  it('describes query, path and header parameters', () => {
     expect(operation('/things', 'get').parameters).toEqual([
       {
         name: 'colour',
@@ -225,7 +225,7 @@ describe('the OpenAPI document', () => {
     );
   });
 
-  it('describes the answers, refusals by their codes', () => {
+  it('describes responses, with an example of each error code', () => {
     const responses = operation('/things', 'post').responses as Record<string, Json>;
     expect(Object.keys(responses)).toEqual(['201', '400', '409', '413', '415', '500', '503']);
     expect(responses['201']).toMatchObject({
@@ -256,25 +256,25 @@ describe('the OpenAPI document', () => {
     });
   });
 
-  it('is the same text each time', () => {
+  it('is deterministic', () => {
     expect(JSON.stringify(documentOf(here.app))).toBe(JSON.stringify(documentOf(here.app)));
   });
 
-  it('has the tags in their order, and within each what its controller declares in that order', () => {
+  it('lists paths in the order of the tags, then as their controllers declare them', () => {
     const paths = document.paths as Record<string, Json>;
     const first = ['/things', '/things/{id}', '/things/{id}/close', '/problems/{code}'];
     expect(Object.keys(paths).slice(0, first.length)).toEqual(first);
     expect(Object.keys(paths['/things']!)).toEqual(['post', 'get']);
   });
 
-  it('names every refusal that any endpoint can give', () => {
+  it('lists the errors that every endpoint can return', () => {
     const { 503: away } = operation('/things/{id}', 'get').responses as Record<string, Json>;
     expect(away).toMatchObject({
       content: { 'application/problem+json': { examples: { unavailable: {}, 'deadline-exceeded': {} } } },
     });
   });
 
-  it('names what whoever is asked who they are can be refused with, and when to come back', async () => {
+  it('lists the errors of authentication and rate limits, with their headers, for scoped operations', async () => {
     const app = await createRestApp(ScopedModule, { logger: logInto([]) });
     const { paths } = documentOf(app);
     await app.close();
@@ -286,7 +286,7 @@ describe('the OpenAPI document', () => {
     });
   });
 
-  it('is where the root leads, which it does not name', async () => {
+  it('is reached from /, which redirects to /docs and is not part of the document', async () => {
     for (const method of ['GET', 'HEAD']) {
       const root = await fetch(`${here.url}/`, { method, redirect: 'manual' });
       expect([root.status, root.headers.get('location')]).toEqual([302, '/docs']);
@@ -294,7 +294,7 @@ describe('the OpenAPI document', () => {
     expect(document.paths).not.toHaveProperty('/');
   });
 
-  it('is shown by Swagger UI, which loads nothing from other hosts', async () => {
+  it('is shown by Swagger UI, which loads no assets from other hosts', async () => {
     const page = await fetch(`${here.url}/docs`);
     const html = await page.text();
     expect([page.status, page.headers.get('content-type')]).toEqual([200, expect.stringContaining('text/html')]);

@@ -50,7 +50,7 @@ class FollowedController {
 @Module({ controllers: [FollowedController] })
 class FollowedModule {}
 
-it('whoever leaves before the stream begins is not asked again who they are, second after second', async () => {
+it('a client that disconnects before its stream begins is authenticated once only', async () => {
   const keys = new SlowKeys();
   const authenticator = new Authenticator({ ADMIN_KEY: ['x'.repeat(32)], from: 'callers' });
   authenticator.useKeys(keys);
@@ -70,7 +70,7 @@ it('whoever leaves before the stream begins is not asked again who they are, sec
   await app.close();
 });
 
-it('a stream that nobody follows any more when it begins is not counted among the streams for ever', async () => {
+it('a stream whose client has disconnected before it begins is not counted', async () => {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const connections = new Connections(server, { answerMs: 60_000, maxConnections: 10 }, '');

@@ -21,7 +21,7 @@ describe('pageLimit', () => {
     ['200', 200],
     ['201', 200],
     ['9'.repeat(400), 200],
-  ])('takes %s as %s', (text, limit) => expect(pageLimit(text)).toBe(limit));
+  ])('reads %s as %s', (text, limit) => expect(pageLimit(text)).toBe(limit));
 
   it.each(['', '0', '00', '-1', '+1', '1.5', '1e2', ' 1', '0x10', 'ten', '１'])('refuses %j', (text) => {
     expect(codeOf(() => pageLimit(text))).toBe('invalid-request');
@@ -29,7 +29,7 @@ describe('pageLimit', () => {
 });
 
 describe('a cursor', () => {
-  it('gives back what was written', () => {
+  it('returns the payload that was written', () => {
     fc.assert(
       fc.property(fc.jsonValue(), (payload) => {
         const cursor = cursors.write({ payload });
@@ -39,7 +39,7 @@ describe('a cursor', () => {
     );
   });
 
-  it('that was changed anywhere is refused', () => {
+  it('that was changed or truncated anywhere is refused', () => {
     const cursor = cursors.write({ after: 'c-42' });
     for (let at = 0; at < cursor.length; at += 1) {
       for (const letter of ['A', '_', '=', '+', ' ', '\u0141']) {
@@ -51,7 +51,7 @@ describe('a cursor', () => {
     }
   });
 
-  it('of somebody else, of another kind, or made up is refused', () => {
+  it('with another secret, of another kind or made up is refused', () => {
     const foreign = new Cursors('another secret of ours').write({ after: 1 });
     const otherKind = cursors.write({ before: 1 });
     for (const cursor of [foreign, otherKind, '', 'A', 'nonsense', 'é', `${cursors.write({ after: 1 })}==`]) {
@@ -59,7 +59,7 @@ describe('a cursor', () => {
     }
   });
 
-  it('is not signed with a short secret', () => {
+  it('cannot be signed with a short secret', () => {
     expect(() => new Cursors('short')).toThrow(RangeError);
   });
 });

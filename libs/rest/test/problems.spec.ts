@@ -12,7 +12,7 @@ const get = async (path: string) => {
 };
 
 describe('an error', () => {
-  it('with a code is answered as it is', async () => {
+  it('with a code becomes a problem document with its detail and extensions', async () => {
     const { response, body } = await get('/trials/refuses');
     expect(response.status).toBe(409);
     expect(response.headers.get('content-type')).toBe('application/problem+json; charset=utf-8');
@@ -26,7 +26,7 @@ describe('an error', () => {
     });
   });
 
-  it('that passes is answered with a time to wait, and its cause is logged only', async () => {
+  it('that is temporary is answered with Retry-After, and its cause is only logged', async () => {
     const { response, body } = await get('/trials/unavailable');
     expect([response.status, response.headers.get('retry-after')]).toEqual([503, '1']);
     expect(response.headers.has(fullHeader)).toBe(false);
@@ -34,12 +34,12 @@ describe('an error', () => {
     expect(here.log.join('\n')).toContain('ECONNREFUSED 10.0.0.7');
   });
 
-  it('that says it is too late does not look like that of an instance that lacks something', async () => {
+  it('about an exceeded deadline is marked as overload, not as an instance that lacks a dependency', async () => {
     const { response } = await get('/trials/too-late');
     expect([response.status, response.headers.get(fullHeader)]).toEqual([503, 'requests']);
   });
 
-  it('of ours tells nothing to the caller and all to the log', async () => {
+  it('that is unexpected is logged in full and answered without details', async () => {
     const { response, body } = await get('/trials/breaks?token=s3cret');
     expect([response.status, body.code]).toEqual([500, 'internal']);
     expect(JSON.stringify(body)).not.toMatch(/hunter2|stack|lay behind/);
@@ -50,11 +50,11 @@ describe('an error', () => {
     expect(log).not.toContain('s3cret');
   });
 
-  it('that is no error at all is still answered', async () => {
+  it('that is not an Error is still answered with 500', async () => {
     expect((await get('/trials/breaks-oddly')).body).toMatchObject({ status: 500, code: 'internal' });
   });
 
-  it('of Nest without a code of its own is a request that is not valid', async () => {
+  it('of Nest that has no code here is answered as invalid-request', async () => {
     const { response, body } = await get('/trials/forbids');
     expect(response.status).toBe(400);
     expect(body).toMatchObject({ status: 400, code: 'invalid-request', detail: 'Not for you.' });
@@ -62,12 +62,12 @@ describe('an error', () => {
 });
 
 describe('a problem type', () => {
-  it('leads to what explains it', async () => {
+  it('is explained at its address', async () => {
     const { body } = await get('/problems/invalid-cursor');
     expect(body).toMatchObject({ code: 'invalid-cursor', status: 400, advice: expect.any(String) });
   });
 
-  it('that does not exist is not found', async () => {
+  it('that does not exist is answered with 404', async () => {
     for (const code of ['nonsense', 'toString', '__proto__']) {
       expect((await get(`/problems/${code}`)).body).toMatchObject({ status: 404, code: 'not-found' });
     }

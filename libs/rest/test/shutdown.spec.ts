@@ -23,7 +23,7 @@ const ask = async (agent: Agent, port: number, method: string, path: string, hos
 };
 
 describe('a closing app', () => {
-  it('finishes what is in flight at another of its addresses, and says there too that it was the last', async () => {
+  it('finishes requests in flight at its second address, with Connection: close', async () => {
     renewSlow();
     const { app, port } = await startApp({ drainDelayMs: 60_000 });
     await listenAlsoAt(app.getHttpServer(), otherAddress);
@@ -34,7 +34,7 @@ describe('a closing app', () => {
     let closed = false;
     const closing = app.close().then(() => void (closed = true));
     await sleep(50);
-    // Still open, and still accepting connections as long as there are any.
+    // The app still listens and accepts requests as long as there are connections.
     expect(await ask(one, port, 'GET', '/things/1', otherAddress)).toEqual({ status: 200, connection: 'close' });
     expect(closed).toBe(false);
     slow.release.resolve();
@@ -43,7 +43,7 @@ describe('a closing app', () => {
     await expect(ask(one, port, 'GET', '/things/1', otherAddress)).rejects.toThrow('ECONNREFUSED');
   });
 
-  it('takes connections of somebody who opens one for each request until they have seen that it stops', async () => {
+  it('keeps accepting connections of a client that opens one per request', async () => {
     const { app, port } = await startApp({ drainDelayMs: 60_000 });
     const anew = () => ask(new Agent(), port, 'GET', '/things/1');
     await anew();
@@ -55,7 +55,7 @@ describe('a closing app', () => {
     await expect(anew()).rejects.toThrow('ECONNREFUSED');
   });
 
-  it('waits for what is in flight at another of its addresses before it destroys modules', async () => {
+  it('waits for requests in flight at its second address', async () => {
     renewSlow();
     const { app, port, log } = await startApp({ drainTimeoutMs: 20_000 });
     await listenAlsoAt(app.getHttpServer(), otherAddress);
@@ -72,7 +72,7 @@ describe('a closing app', () => {
     expect(log.join('\n')).not.toContain('are cut');
   });
 
-  it('finishes requests in flight, while all they need is still there', async () => {
+  it('finishes requests in flight while it refuses new connections', async () => {
     renewSlow();
     const { app, port } = await startApp();
     const agent = new Agent({ keepAlive: true });
@@ -89,7 +89,7 @@ describe('a closing app', () => {
     agent.destroy();
   });
 
-  it('answers what still comes on open connections and says that it was the last', async () => {
+  it('answers further requests on open connections with Connection: close', async () => {
     const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
     const closingBegan = Promise.withResolvers<void>();
     const goOn = Promise.withResolvers<void>();
@@ -125,7 +125,7 @@ describe('a closing app', () => {
     agent.destroy();
   });
 
-  it.each(['/trials/events', '/trials/undeclared-events'])('ends what has no end of its own: %s', async (path) => {
+  it.each(['/trials/events', '/trials/undeclared-events'])('ends event streams: %s', async (path) => {
     const { app, url, log } = await startApp();
     const reader = (await fetch(url + path)).body!.getReader();
     expect(new TextDecoder().decode((await reader.read()).value)).toBe('data: 1\n\n');
@@ -133,7 +133,7 @@ describe('a closing app', () => {
     expect(log.join('\n')).not.toContain('are cut');
   });
 
-  it('waits no longer than it was told to', async () => {
+  it('cuts connections after the drain timeout', async () => {
     renewSlow();
     const { app, port, log } = await startApp({ drainTimeoutMs: 50 });
     const pending = fetch(`http://127.0.0.1:${port}/trials/slow`, { method: 'POST' });
@@ -143,7 +143,7 @@ describe('a closing app', () => {
     expect(log.join('\n')).toContain('connections are cut');
   });
 
-  it('closes HTTP before it destroys modules', async () => {
+  it('answers requests in flight before it destroys modules', async () => {
     renewSlow();
     const events: string[] = [];
     @Injectable()
@@ -173,7 +173,7 @@ describe('a closing app', () => {
 const otherAddress = '::1';
 
 describe('an app at localhost', () => {
-  it('is one server, whose connections are all counted and told', async () => {
+  it('is one server with one limit of connections for all addresses', async () => {
     const app = await createRestApp(ModuleUnderTest, { logger: logInto([]), connections: { maxConnections: 4 } });
     await listenAt(app, { HOST: 'localhost', PORT: 0 });
     expect(app.getHttpAdapter().getInstance().addresses()).toHaveLength(1);
@@ -206,7 +206,7 @@ describe('an app at localhost', () => {
     ask(new Agent(), Number(new URL(url).port), 'GET', '/things/1', host).then(({ status }) => status);
   const here = '127.0.0.1';
 
-  it('has the same port at each address where any will do, also if the first that is free is taken at another', async () => {
+  it('uses one free port at all addresses, even if the first choice is taken at one of them', async () => {
     const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
     const taken = createServer();
     const listening = whenListeningAt(otherAddress, (port) => {
@@ -221,7 +221,7 @@ describe('an app at localhost', () => {
   });
 
   it.each([0, 'a number'])(
-    'answers at the second address where this machine lacks the first, at port %s',
+    'listens at the second address if this machine lacks the first, at port %s',
     async (port) => {
       const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
       const url = await listenAtAll(app, ['203.0.113.1', here], port === 0 ? port : await freePort());
@@ -230,7 +230,7 @@ describe('an app at localhost', () => {
     },
   );
 
-  it('closes all its addresses when it is told to between the first and the second', async () => {
+  it('closes all addresses if it is closed while it opens the second', async () => {
     const port = await freePort();
     const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
     let closing: Promise<void> | undefined;
@@ -245,7 +245,7 @@ describe('an app at localhost', () => {
     for (const host of [here, otherAddress]) await expect(answersAt(host, url)).rejects.toThrow('ECONNREFUSED');
   });
 
-  it('does not start where one of its addresses is taken', async () => {
+  it('does not start if one of its addresses is taken', async () => {
     const taken = createServer().listen({ host: '127.0.0.1', port: 0 });
     await once(taken, 'listening');
     const { port } = taken.address() as AddressInfo;
@@ -258,7 +258,7 @@ describe('an app at localhost', () => {
   });
 });
 
-it('a failing start is one rejection, and the process goes on', async () => {
+it('createRestApp rejects if a provider cannot be created', async () => {
   @Module({
     providers: [
       {
@@ -299,7 +299,7 @@ describe('closeOnSignals', () => {
     return { code, output };
   };
 
-  it('closes the app, then the rest, and ends with 0', async () => {
+  it('closes the app, then runs `after` in order, and exits with 0', async () => {
     const after = `{ after: [async () => console.log('after-one'), async () => console.log('after-two')] }`;
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
       const { code, output } = await run('', [signal], after);
@@ -308,7 +308,7 @@ describe('closeOnSignals', () => {
     }
   });
 
-  it('ends with 1 when closing fails, and closes the rest all the same', async () => {
+  it('exits with 1 if closing fails, and still runs `after`', async () => {
     const { code, output } = await run(
       `throw new Error('no');`,
       ['SIGTERM'],
@@ -317,23 +317,23 @@ describe('closeOnSignals', () => {
     expect([code, output]).toEqual([1, expect.stringContaining('rest')]);
   });
 
-  it('ends at once at a second signal', async () => {
+  it('exits at once at a second signal', async () => {
     const { code, output } = await run('await new Promise(() => {});', ['SIGTERM', 'SIGINT'], '{}', 1_100);
     expect([code, output]).toEqual([1, expect.stringContaining('SIGINT again')]);
   });
 
-  it('goes on closing when npm passes on what the whole group was told', async () => {
+  it('ignores an immediate second signal, as npm forwards one that the whole group got', async () => {
     const { code, output } = await run(`await new Promise((it) => setTimeout(it, 400));`, ['SIGTERM', 'SIGTERM']);
     expect([code, output]).toEqual([0, expect.stringMatching(/^(?!.*again).*Stopped/s)]);
   });
 
-  it('takes over from whoever has ended the process until then, without a moment in between', async () => {
+  it('handles a signal that came after endOnSignals and before it', async () => {
     const before = `endOnSignals(); process.kill(process.pid, 'SIGTERM');`;
     const { code, output } = await run('', [], '{}', 0, before);
     expect([code, output]).toEqual([0, expect.stringMatching(/closing.*Stopped/s)]);
   });
 
-  it('ends when closing takes too long', async () => {
+  it('exits with 1 if closing takes too long', async () => {
     const { code, output } = await run('await new Promise(() => {});', ['SIGTERM'], '{ patienceMs: 50 }');
     expect([code, output]).toEqual([1, expect.stringContaining('longer than 50 ms')]);
   });

@@ -14,7 +14,7 @@ import { logInto, raw } from './app-under-test.js';
 const answerMs = 1_000;
 const large = 'x'.repeat(64_000_000);
 
-/** How much of a stream was produced, or how often something was. */
+/** How many chunks of a stream, or how many things, were made. */
 let made = 0;
 
 const endless = function* () {
@@ -92,15 +92,15 @@ const asking = async (path: string): Promise<{ socket: Socket; closed: Promise<u
   return { socket, closed };
 };
 
-/** Whether the connection is cut within the time. Only a client that reads what came before notices that. */
+/** Whether the connection is cut within the time. A client notices that only after it has read what came before. */
 const cutWithin = async ({ socket, closed }: Awaited<ReturnType<typeof asking>>, ms: number): Promise<boolean> => {
   await sleep(ms);
   socket.resume();
   return Promise.race([closed.then(() => true), sleep(2_000, false)]);
 };
 
-describe('who does not read', () => {
-  it.each(['/stream', '/large'])('%s is cut off, and nothing more is made for them', async (path) => {
+describe('a client that does not read', () => {
+  it.each(['/stream', '/large'])('of %s is disconnected, and nothing more is produced for it', async (path) => {
     const asked = await asking(path);
     await sleep(500);
     const early = made;
@@ -110,8 +110,8 @@ describe('who does not read', () => {
   });
 });
 
-describe('who reads slowly', () => {
-  it('goes on following', async () => {
+describe('a client that reads slowly', () => {
+  it('keeps its event stream', async () => {
     const { socket } = await asking('/stream');
     for (let times = 0; times < 60; times += 1) {
       await sleep(50);
@@ -123,7 +123,7 @@ describe('who reads slowly', () => {
     socket.destroy();
   });
 
-  it('has so long for an answer that has an end, and no longer', async () => {
+  it('is disconnected before it has read a large answer that takes too long', async () => {
     const { socket, closed } = await asking('/large');
     const startedAt = performance.now();
     void closed.then(() => (isClosed = true));
@@ -149,11 +149,11 @@ const connected = async (count: number): Promise<Socket[]> => {
   return sockets;
 };
 
-/** Everything that is answered until the connection is closed. */
+/** The whole answer until the connection is closed. */
 const ask = (path: string, more = ''): Promise<string> =>
   raw(port, `HEAD ${path} HTTP/1.1\r\nhost: localhost\r\n${more}\r\n`);
 
-describe('when as many are connected as may be', () => {
+describe('at the limit of connections', () => {
   let sockets: Socket[];
   beforeEach(async () => void (sockets = await connected(20)));
   afterEach(async () => {
@@ -161,7 +161,7 @@ describe('when as many are connected as may be', () => {
     await eventually(async () => expect(await ask('/large', 'connection: close\r\n')).toContain(' 200 OK'));
   });
 
-  it('others are refused, and told when to come back', async () => {
+  it('a further connection is refused with 503 and Retry-After', async () => {
     const answer = await ask('/large');
     expect(answer).toContain(' 503 Service Unavailable');
     expect(answer.toLowerCase()).toContain('retry-after: 1\r\n');
@@ -169,7 +169,7 @@ describe('when as many are connected as may be', () => {
   });
 
   it.each(['HEAD /nothing', 'GET /%zz', 'DELETE /alive', 'OPTIONS /large', 'POST /large'])(
-    'what is refused for itself, or is a question of a browser, ends the connection as well: %s',
+    'every answer on a further connection closes it: %s',
     async (line) => {
       const more = 'origin: https://shop.example\r\naccess-control-request-method: GET\r\ncontent-length: 0\r\n';
       const asked = raw(port, `${line} HTTP/1.1\r\nhost: localhost\r\n${more}\r\n`);
@@ -179,7 +179,7 @@ describe('when as many are connected as may be', () => {
     },
   );
 
-  it('each of very many who come at once is refused, and told that nothing was done', async () => {
+  it('200 simultaneous connections are all refused with 503, and no request is processed', async () => {
     // Their requests may not have been read yet when the next connections are accepted.
     let left = 200;
     const letIn = new Promise<void>((resolve) => server.on('connection', () => (left -= 1) === 0 && resolve()));
@@ -204,11 +204,11 @@ describe('when as many are connected as may be', () => {
     expect(made).toBe(0);
   });
 
-  it('how the process does is told, time after time', async () => {
+  it('an always admitted endpoint answers on further connections', async () => {
     for (let times = 0; times < 100; times += 1) expect(await ask('/alive')).toContain(' 200 OK');
   });
 
-  it('those who come and say nothing keep nobody from asking how it does, and do not pile up', async () => {
+  it('silent further connections do not block an always admitted endpoint and do not accumulate', async () => {
     sockets.push(...(await connected(200)));
     expect(await ask('/alive')).toContain(' 200 OK');
     await eventually(async () => expect(sockets.filter((it) => !it.closed).length).toBeLessThanOrEqual(20 + 32));
@@ -217,7 +217,7 @@ describe('when as many are connected as may be', () => {
   });
 });
 
-it('those who are sent away and do not go are no more than so many, and not for long', async () => {
+it('refused connections that stay open are limited to 1,000, and soon to 32', async () => {
   const http = createServer();
   const limits = { answerMs: 60_000, maxConnections: 0 };
   const connections = new Connections(http, limits, 'HTTP/1.1 503 Service Unavailable\r\n\r\n');

@@ -7,7 +7,7 @@ import { eventually, freePort } from '#testing';
 
 const forEver = new Promise<never>(() => {});
 
-it('answers for an app that takes long, until it is closed', async () => {
+it('the waiting room answers health checks for an app that starts slowly, until it is closed', async () => {
   const at = { HOST: '127.0.0.1', PORT: await freePort() };
   const room = new WaitingRoom(
     at,
@@ -27,7 +27,7 @@ it('answers for an app that takes long, until it is closed', async () => {
   await expect(fetch(`http://127.0.0.1:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
 });
 
-it('lets the pages that may read answers read that it has not started yet', async () => {
+it('the waiting room answers with CORS headers to the allowed origins', async () => {
   const origin = 'https://shop.example';
   const at = { HOST: '127.0.0.1', PORT: await freePort(), corsOrigins: [origin] };
   const room = new WaitingRoom(at, () => [], 0);
@@ -47,7 +47,7 @@ it('lets the pages that may read answers read that it has not started yet', asyn
   await room.close();
 });
 
-it('opens no more once it is closed, at whatever moment that is', async () => {
+it('the waiting room does not listen after it was closed, at whatever moment that was', async () => {
   const at = { HOST: 'localhost', PORT: await freePort() };
   for (const [opensAfterMs, closedAfterMs] of [
     [10, 10],
@@ -57,10 +57,10 @@ it('opens no more once it is closed, at whatever moment that is', async () => {
   ] as const) {
     const room = new WaitingRoom(at, () => [], opensAfterMs);
     void room.during(forEver);
-    // While the name is being resolved in order to listen.
+    // This may be while the name is being resolved in order to listen.
     await sleep(closedAfterMs);
     await room.close();
-    // The next server finds the address free.
+    // The next server must find the address free.
     const next = createServer().listen(at.PORT, at.HOST);
     await once(next, 'listening');
     next.close();
@@ -70,7 +70,7 @@ it('opens no more once it is closed, at whatever moment that is', async () => {
   }
 });
 
-it('tells who waits for the start where it cannot listen', async () => {
+it('the waiting room rejects if it cannot listen', async () => {
   const other = createServer().listen(0, '127.0.0.1');
   await once(other, 'listening');
   const at = { HOST: '127.0.0.1', PORT: (other.address() as { port: number }).port };

@@ -51,13 +51,13 @@ const event: fc.Arbitrary<OrderLogEvent> = fc
     },
   }));
 
-/** What is cancelled if the other lines, and one unit of each of these, have been fulfilled. */
+/** The cancelled rest if the other lines, and one unit of each of these, were fulfilled. */
 const everySecond = (lines: { product_id: string; quantity: number }[]) =>
   lines.flatMap(({ product_id, quantity }, index) =>
     index % 2 === 0 ? [{ line: index + 1, product_id, quantity: Math.max(1, quantity - 1) }] : [],
   );
 
-/** The same, line by line, with nothing but addition of bigints. */
+/** The reference: the same sums, line by line, in bigints. */
 const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<keyof Delta, bigint>>> => {
   const sums: Record<string, Partial<Record<keyof Delta, bigint>>> = {};
   for (const { type, tenantid, time, data } of events) {
@@ -88,8 +88,8 @@ const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<
   return sums;
 };
 
-describe('what events add to the sales', () => {
-  it('is what they say, added up by tenant, day, product and currency, in the order of these', () => {
+describe('the deltas of events', () => {
+  it('are their sums by tenant, day, product and currency, in that order', () => {
     fc.assert(
       fc.property(fc.array(event, { maxLength: 30 }), (events) => {
         const deltas = deltasOf(events);
@@ -108,7 +108,7 @@ describe('what events add to the sales', () => {
     );
   });
 
-  it('is the same however the events are cut into batches', () => {
+  it('add up to the same sums however the events are split into batches', () => {
     fc.assert(
       fc.property(fc.array(event, { maxLength: 20 }), fc.nat(20), (events, cut) => {
         const whole = naive(events);
@@ -129,18 +129,18 @@ describe('what events add to the sales', () => {
 describe('the outlook', () => {
   const now = new Date('2026-11-30T12:00:00Z');
 
-  it('goes by the whole days before today', () => {
+  it('uses the whole days before today', () => {
     expect(windowBefore(now, 28)).toEqual({ from: '2026-11-02', to: '2026-11-29' });
   });
 
-  it('divides what is available by what is sold a day', () => {
+  it('divides the available stock by the units sold per day', () => {
     expect(outlookOf('mug', 30, 56, 28, now)).toMatchObject({
       ...{ sold_per_day: 2, days_left: 15, out_of_stock_on: '2026-12-15' },
     });
     expect(outlookOf('mug', 0, 56, 28, now)).toMatchObject({ days_left: 0, out_of_stock_on: '2026-11-30' });
   });
 
-  it('is never where nothing is sold, or more came back, or it lasts longer than a calendar', () => {
+  it('has no out-of-stock date if nothing is sold, returns exceed sales, or the date is out of range', () => {
     for (const [available, sold] of [
       [30, 0],
       [30, -5],

@@ -41,7 +41,7 @@ class Log implements OrderLog {
   readonly events: OrderLogEvent[] = [];
   interrupt: () => Promise<void> | void = () => {};
 
-  /** Each is an order of one mug. */
+  /** Adds orders of one mug each. */
   place(count: number, unit_price_minor = 5): void {
     this.tell('order.placed', count, unit_price_minor);
   }
@@ -124,8 +124,8 @@ const until = async (condition: () => Promise<boolean>): Promise<void> => {
   while (!(await condition())) await setTimeout(10);
 };
 
-describe('following the orders', () => {
-  it('counts each event once, by instances that come and go and a log that fails now and then', async () => {
+describe('the consumer of order events', () => {
+  it('counts each event once while instances come and go and the log sometimes fails', async () => {
     const { one, two } = instances;
     log.interrupt = () => {
       if (random.next() < 0.2) throw new Error('the log is away');
@@ -146,7 +146,7 @@ describe('following the orders', () => {
     expect((await one.sales.all())[0]).toMatchObject({ events: 1_800, state: 'serving' });
   });
 
-  it('loses nothing of sums that no number holds, however they are cut into batches', async () => {
+  it('keeps sums beyond the safe integers exact', async () => {
     const { one } = instances;
     const most = Number.MAX_SAFE_INTEGER;
     const sums = async () =>
@@ -163,7 +163,7 @@ describe('following the orders', () => {
     }
   });
 
-  it('goes on elsewhere where one instance alone cannot read', async () => {
+  it('continues on another instance if one cannot read the log', async () => {
     const { one, two } = instances;
     const unreachable = new Log();
     unreachable.interrupt = () => {
@@ -178,7 +178,7 @@ describe('following the orders', () => {
     expect(await counted()).toBe(400);
   });
 
-  it('writes nothing once somebody else has taken over, neither sums nor checkpoint', async () => {
+  it('writes neither sums nor checkpoint once one of its parts was taken over', async () => {
     log.place(20);
     const { one } = instances;
     const parts = await one.checkpoints.acquire('sales-1', randomUUID(), 60_000);
@@ -197,8 +197,8 @@ describe('following the orders', () => {
   });
 });
 
-describe('building the sales anew', () => {
-  it('replaces what was wrong once it has caught up, is done once however often it is asked for, and tidies up', async () => {
+describe('a rebuild of the sales', () => {
+  it('runs once for concurrent requests, replaces wrong sums once it has caught up, and deletes the old view', async () => {
     const { one, two } = instances;
     log.place(400);
     for (const it of [one, two]) start(it);
@@ -218,11 +218,11 @@ describe('building the sales anew', () => {
     expect(await one.checkpoints.read('sales-1')).toEqual([]);
   });
 
-  it('is served without waiting for who counts in the old one, who may wait for it', async () => {
+  it('is served without waiting for the locks of a consumer of the old view', async () => {
     const { one, two } = instances;
     await one.sales.begin();
     await two.sql.transaction(async (tx) => {
-      // What counting locks first, and holds until it has locked the view.
+      // The lock that counting takes first, and holds until it has locked the view.
       await tx.query({
         name: 'test-lock',
         text: `SELECT FROM sales.checkpoints WHERE consumer = 'sales-1' FOR UPDATE`,
@@ -232,7 +232,7 @@ describe('building the sales anew', () => {
     expect((await one.sales.all())[0]).toMatchObject({ view: 2, state: 'serving' });
   });
 
-  it('is begun and served while there is more and more to throw away', async () => {
+  it('is served even while the deletion of retired views never ends', async () => {
     const { one } = instances;
     const views = inPlaceOf(one.sales, {
       forgetRetired: async (limit) => (await one.sales.forgetRetired(limit)) || true,
@@ -245,7 +245,7 @@ describe('building the sales anew', () => {
     expect(await counted()).toBe(200);
   });
 
-  it('is looked at as soon as it is at the end of the log, although a batch was full with that', async () => {
+  it('triggers a check as soon as it reaches the end of the log, even with a full batch', async () => {
     const { one } = instances;
     log.place(4 * pageLength);
     let wakes = 0;
@@ -256,13 +256,13 @@ describe('building the sales anew', () => {
       }
     }
     await one.sales.begin();
-    // Never served, so that it is not the periodic look that finds it built.
+    // Never served, so that the periodic check cannot serve it before it is woken.
     begin(new Following(inPlaceOf(one.sales, { serveBuilt: async () => false }), one.checkpoints, log));
     await until(async () => wakes > 0);
     expect((await one.sales.all())[0]).toMatchObject({ events: 4 * pageLength, state: 'building' });
   });
 
-  it('is not served before it tells of all that the other one does', async () => {
+  it('is not served before it has caught up with the serving view', async () => {
     const { one } = instances;
     log.place(200);
     start(one);

@@ -22,15 +22,15 @@ const taken = async (by: Authenticator, authorization?: string, header?: string)
   }
 };
 
-describe('who asks', () => {
-  it('is known by what they send where callers come themselves, whatever they say of themselves', async () => {
+describe('an authenticator', () => {
+  it('for direct callers accepts their credentials and ignores the signed header', async () => {
     const by = new Authenticator({ ADMIN_KEY, SERVICE_SECRET, from: 'callers' });
     expect(await taken(by, undefined, told())).toBe('unauthenticated');
     expect(await taken(by, sent, told())).toBe('default');
     expect(by.canAskAgain(await by.callerOf(sent, undefined))).toBe(true);
   });
 
-  it('is known by what the gateway says where that alone asks, whatever they send', async () => {
+  it('behind a gateway accepts its signed header and ignores credentials', async () => {
     const by = new Authenticator({ ADMIN_KEY, SERVICE_SECRET, from: 'gateway' });
     expect(await taken(by, undefined, told())).toBe('shop');
     expect(await taken(by, sent)).toBe('unauthenticated');
@@ -38,7 +38,7 @@ describe('who asks', () => {
     expect(by.canAskAgain(await by.callerOf(undefined, { text: told(), ...line }))).toBe(false);
   });
 
-  it('is known by either where both come', async () => {
+  it('for both accepts either, the signed header before credentials', async () => {
     const by = new Authenticator({ ADMIN_KEY, SERVICE_SECRET, from: 'either' });
     expect(await taken(by, undefined, told())).toBe('shop');
     expect(await taken(by, sent)).toBe('default');
@@ -50,12 +50,12 @@ describe('who asks', () => {
     expect([by.canAskAgain(said), by.canAskAgain(asked)]).toEqual([false, true]);
   });
 
-  it('is anybody only where there is nothing to know them by', async () => {
+  it('accepts anonymous callers only if no authentication is configured', async () => {
     for (const from of ['callers', 'gateway', 'either'] as const) {
       expect(await taken(new Authenticator({ from }))).toBe('default');
       expect(await taken(new Authenticator({ from, ADMIN_KEY }))).toBe('unauthenticated');
     }
-    // A gateway without authentication says so to the services, and they believe only the gateway.
+    // A gateway without authentication signs its anonymous callers, and services accept them only from the gateway.
     const gateway = new Authenticator({ SERVICE_SECRET, from: 'callers' });
     const service = new Authenticator({ SERVICE_SECRET });
     expect(await taken(gateway)).toBe('default');
@@ -65,7 +65,7 @@ describe('who asks', () => {
     );
   });
 
-  it('is known by the secret and the admin key before, where another takes their place', async () => {
+  it('accepts the previous SERVICE_SECRET and ADMIN_KEY during a rotation, and signs with the new secret', async () => {
     const other = 'the secret that takes its place, long enough too';
     const admin = 'the-admin-key-that-takes-its-place-of-the-other';
     const by = new Authenticator({ ADMIN_KEY: [admin, adminKey], SERVICE_SECRET: [other, secret], from: 'either' });
@@ -79,14 +79,14 @@ describe('who asks', () => {
     expect(await taken(between, undefined, said)).toBe('default');
   });
 
-  it('is remembered however the scheme is written', async () => {
+  it('caches a caller whatever the case of the scheme', async () => {
     const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
     const caller = await by.callerOf(sent, undefined);
     for (const scheme of ['bearer', 'BEARER', 'bEaReR'])
       expect(by.callerOf(`${scheme} ${adminKey}`, undefined)).toBe(caller);
   });
 
-  it('is not looked for among keys that nobody keeps', async () => {
+  it('refuses an API key if there is no key directory', async () => {
     const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
     expect(await taken(by, `Bearer ck_${'0'.repeat(32)}_${'0'.repeat(64)}`)).toBe('unauthenticated');
   });

@@ -2,7 +2,7 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { KeyLookups } from '../src/key-lookups.js';
 
-/** A slow key store, which notes how many lookups run at once. */
+/** A slow key store, which records how many lookups run at once. */
 class Slow {
   readonly asked: string[] = [];
   most = 0;
@@ -28,8 +28,8 @@ beforeEach(() => {
 const find = (key: string): Promise<string | undefined> => lookups.find(key, () => slow.look(key));
 const many = (count: number, name: string): string[] => Array.from({ length: count }, (_, at) => `${name} ${at}`);
 
-describe('a key', () => {
-  it('is looked up once for all who send it at the same time, good or not', async () => {
+describe('a key lookup', () => {
+  it('is shared by concurrent requests, whether the key exists or not', async () => {
     for (const key of ['good', 'bad'])
       expect(new Set(await Promise.all([find(key), find(key), find(key)]))).toEqual(
         new Set([key === 'good' ? key : undefined]),
@@ -37,7 +37,7 @@ describe('a key', () => {
     expect(slow.asked).toEqual(['good', 'bad']);
   });
 
-  it('that is none is refused without another look, until a change is heard of', async () => {
+  it('is not repeated for an unknown key until a change is notified', async () => {
     for (let times = 0; times < 3; times += 1) expect(await find('bad')).toBeUndefined();
     expect(slow.asked).toEqual(['bad']);
     lookups.forget();
@@ -45,7 +45,7 @@ describe('a key', () => {
     expect(slow.asked).toEqual(['bad', 'bad']);
   });
 
-  it('is read anew by who comes after a change, also while it is being read', async () => {
+  it('is started anew after a change, even while one is in progress', async () => {
     const before = find('bad');
     lookups.forget();
     const after = find('bad');
@@ -53,7 +53,7 @@ describe('a key', () => {
     expect(slow.asked).toEqual(['bad', 'bad']);
   });
 
-  it('that was good before does not wait for those that nobody knows, which are bounded', async () => {
+  it('for a key that was valid before overtakes those for unknown keys, whose queue is bounded', async () => {
     await find('good');
     slow.takesMs = 0;
     const flood = many(1_500, 'bad').map((key) =>
@@ -72,14 +72,14 @@ describe('a key', () => {
     expect(slow.most).toBeLessThanOrEqual(4);
   });
 
-  it('is found by a process that has just started, with many others', async () => {
+  it('succeeds for each of 1,000 valid keys at once in a fresh process', async () => {
     slow.takesMs = 0;
     const keys = many(1_000, 'good');
     expect(await Promise.all(keys.map(find))).toEqual(keys);
     expect(slow.most).toBe(2);
   });
 
-  it('that was never seen is found while others are looked for', async () => {
+  it('for a new valid key succeeds among those for unknown keys', async () => {
     const flood = many(50, 'bad').map(find);
     expect(await find('good')).toBe('good');
     await Promise.all(flood);

@@ -5,8 +5,8 @@ import { testSeed } from '#testing';
 import { dataKeys } from '../src/data-keys.js';
 import { MasterKeys, open, seal } from '../src/master-keys.js';
 
-describe('what is sealed', () => {
-  it('is opened by its key and as what it was sealed as, unchanged, and by nothing else', () => {
+describe('sealed content', () => {
+  it('can be opened unchanged with its key and context only', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 200 }), fc.string(), fc.nat(), (bytes, name, at) => {
         const [key, content] = [randomBytes(32), Buffer.from(bytes)];
@@ -23,7 +23,7 @@ describe('what is sealed', () => {
     );
   });
 
-  it('by a master key is opened as long as that is there, and says which one it takes', () => {
+  it('wrapped by a master key can be opened while that key is configured; otherwise the error names it', () => {
     const [one, other, twin] = ['a', 'b', 'a'].map((id) => ({ id, key: randomBytes(32) }));
     const [content, context] = [Buffer.from('secret'), ['of', 'somebody']];
     const wrapped = new MasterKeys([one!, other!]).wrap(content, context);
@@ -39,7 +39,7 @@ describe('what is sealed', () => {
 describe('DATA_KEYS', () => {
   const key = Buffer.alloc(32, 'cleave').toString('base64');
 
-  it('are names and keys, the newest first', () => {
+  it('are ids with keys, newest first', () => {
     expect(dataKeys.parse(`2026-11:${key}, a_b.c:${key}`).map((it) => [it.id, it.key.toString('base64')])).toEqual([
       ['2026-11', key],
       ['a_b.c', key],
@@ -47,7 +47,7 @@ describe('DATA_KEYS', () => {
   });
 
   it.each(['', key, `a:${key.slice(4)}`, `a:${key}=`, `a b:${key}`, `a:${key},`, `a:${key},a:${key}`, 'a:b'])(
-    'are not %j, which is not repeated',
+    'refuse %j without repeating a key in the error',
     (text) => {
       const { error } = dataKeys.safeParse(text);
       expect(error).toBeDefined();

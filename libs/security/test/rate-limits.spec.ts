@@ -20,8 +20,8 @@ const through = async (by: RateLimits, who: string, requests: number): Promise<n
   return standings.filter((it) => !it.isRefused).length;
 };
 
-describe('requests that are limited', () => {
-  it('come through as often as they may, at once or one by one, and again when the time is over', async () => {
+describe('a rate limit', () => {
+  it('admits its number of requests per caller and window, at once or one by one', async () => {
     const by = limited({ requests: 40, perSeconds: 1 });
     expect(await through(by, 'one', 50)).toBe(40);
     expect(await by.take('one')).toMatchObject({ remaining: 0, isRefused: true });
@@ -35,7 +35,7 @@ describe('requests that are limited', () => {
     expect((await by.take('one')).isRefused).toBe(true);
   });
 
-  it('do not wait where nobody else has to be asked', async () => {
+  it('answers synchronously without Redis', async () => {
     const by = limited({ requests: 3, perSeconds: 60 });
     await by.take('one');
     expect(by.take('one')).toMatchObject({ remaining: 1, isRefused: false });
@@ -44,7 +44,7 @@ describe('requests that are limited', () => {
   });
 });
 
-describe('requests that are counted together', () => {
+describe('a rate limit shared over Redis', () => {
   let redis: RedisServer;
   let client: ReturnType<typeof createClient>;
   beforeAll(async () => {
@@ -57,7 +57,7 @@ describe('requests that are counted together', () => {
     await redis.stop();
   });
 
-  /** Whether new callers are counted in that Redis after some tries. */
+  /** Whether requests of new callers are soon counted in that Redis. */
   const soonCounts = async (by: RateLimits, there: typeof client, who: string): Promise<boolean> => {
     for (let tried = 0; tried < 150; tried += 1) {
       await by.take(`${who} ${tried}`);
@@ -67,14 +67,14 @@ describe('requests that are counted together', () => {
     return false;
   };
 
-  /** Waits until it is connected; before that, it counts on its own. */
+  /** Waits until it is connected; until then it counts on its own. */
   const sharing = async (rate: Rate): Promise<RateLimits> => {
     const it = limited(rate, redis.url);
     if (!(await soonCounts(it, client, 'is it there'))) throw new Error('Redis does not count');
     return it;
   };
 
-  it('come through as often as one may over all processes, but for what one has taken and not used', async () => {
+  it('admits its number over all processes, less a few that one has reserved and not used', async () => {
     const rate = { requests: 100, perSeconds: 60 };
     const [one, other] = await Promise.all([sharing(rate), sharing(rate)]);
     const first = await through(one, 'shared', 33);
@@ -86,7 +86,7 @@ describe('requests that are counted together', () => {
     expect((await other.take('shared')).isRefused).toBe(true);
   });
 
-  describe('at an address that leads elsewhere by now', () => {
+  describe('after a failover', () => {
     let [old, primary]: RedisServer[] = [];
     let [atOld, atPrimary]: (typeof client)[] = [];
     let proxy: RedisProxy;
@@ -103,7 +103,7 @@ describe('requests that are counted together', () => {
       await Promise.all([old?.stop(), primary?.stop()]);
     });
 
-    it('are counted at the new primary when the old one has become a replica of it', async () => {
+    it('counts at the new primary if the old one has become its replica', async () => {
       const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
       expect(await soonCounts(by, atOld!, 'before')).toBe(true);
       await atOld!.sendCommand(['REPLICAOF', '127.0.0.1', String(primary!.port)]);
@@ -111,7 +111,7 @@ describe('requests that are counted together', () => {
       expect(await soonCounts(by, atPrimary!, 'after')).toBe(true);
     });
 
-    it('are counted there when nothing comes any more over the connection that there was', async () => {
+    it('counts at the new primary if the old connection is silent', async () => {
       const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
       expect(await soonCounts(by, atOld!, 'before')).toBe(true);
       proxy.strand();
@@ -120,20 +120,20 @@ describe('requests that are counted together', () => {
     });
   });
 
-  it('are counted by each process for itself while Redis stands still, and wait for it no longer than told', async () => {
+  it('counts per process while Redis is frozen, and waits for it hardly longer than 200 ms', async () => {
     const by = await sharing({ requests: 20, perSeconds: 60 });
     process.kill(redis.pid, 'SIGSTOP');
     try {
-      const startedAt = performance.now();
-      expect((await by.take('meanwhile')).isRefused).toBe(false);
-      expect(performance.now() - startedAt).toBeLessThan(5_000);
+      // Timers expire in order, however late, so a busy machine does not change which one is first.
+      const first = await Promise.race([by.take('meanwhile'), sleep(250, 'late')]);
+      expect(first).toMatchObject({ isRefused: false });
       expect(await through(by, 'meanwhile', 30)).toBe(19);
     } finally {
       process.kill(redis.pid, 'SIGCONT');
     }
   });
 
-  it('are counted over the connection that there is after this process itself stood still', async () => {
+  it('keeps its connection after this process was blocked', async () => {
     const by = await sharing({ requests: 20, perSeconds: 60 });
     const connections = async (): Promise<string[]> =>
       (await client.sendCommand<string>(['CLIENT', 'LIST'])).match(/\bid=\d+/g)!.toSorted();
@@ -149,7 +149,7 @@ describe('requests that are counted together', () => {
     expect(await connections()).toEqual(before);
   });
 
-  it('are counted together again after Redis stood still for longer than a connection waits', async () => {
+  it('counts in Redis again after Redis was frozen for longer than the connection timeout', async () => {
     const rate = { requests: 20, perSeconds: 60 };
     const [asking, idle] = await Promise.all([sharing(rate), sharing(rate)]);
     process.kill(redis.pid, 'SIGSTOP');

@@ -17,11 +17,11 @@ const two = () => {
 };
 
 describe('a signed caller', () => {
-  it('is read as it was told, by a gateway', () => {
+  it('is read by a service as the gateway signed it', () => {
     const { gateway, service } = two();
     const text = gateway.sign(caller, asked);
     expect(service.read(text, asked)).toEqual({ ...caller, isTold: true });
-    // A payload is parsed once, however often it is signed.
+    // A payload is parsed once, even if it is signed for several requests.
     const again = gateway.sign(caller, { method: 'GET', url: '/orders' });
     expect(service.read(again, { method: 'GET', url: '/orders' })).toBe(service.read(text, asked));
   });
@@ -31,8 +31,8 @@ describe('a signed caller', () => {
     ['another address', { method: 'POST', url: '/orders/x' }],
     ['another query', { method: 'POST', url: '/orders?dry=1' }],
     ['another spelling', { method: 'POST', url: '/Orders' }],
-    ['what is only written together alike', { method: 'POST/orders', url: '' }],
-  ])('is good for no other request: not for %s', (_, other) => {
+    ['the same text divided in another way', { method: 'POST/orders', url: '' }],
+  ])('is not valid for another request: %s', (_, other) => {
     const { gateway, service } = two();
     const text = gateway.sign(caller, asked);
     expect(service.read(text, asked)).toBeDefined();
@@ -45,12 +45,12 @@ describe('a signed caller', () => {
     ['/products/a"b{}|?x="<>"', '/products/a%22b%7B%7D|?x=%22%3C%3E%22'],
     ['/products/a\\b?x=\\', '/products/a%5Cb?x=\\'],
     ['http://shop.example/orders?limit=1', '/orders?limit=1'],
-  ])('is good for the same request as it is written when it is passed on: %s', (url, passedOn) => {
+  ])('is valid for the same request with its URL as the gateway forwards it: %s', (url, passedOn) => {
     const { gateway, service } = two();
     expect(service.read(gateway.sign(caller, { method: 'GET', url }), { method: 'GET', url: passedOn })).toBeDefined();
   });
 
-  it('is good for a minute, by clocks that may differ by as much', () => {
+  it('is valid if the clock of the service differs by at most a minute', () => {
     for (const [offMs, isGood] of [
       ...[
         [60_000, true],
@@ -67,7 +67,7 @@ describe('a signed caller', () => {
     }
   });
 
-  it('is refused when a character of it is another, or the secret is', () => {
+  it('is refused if any character of it, or the secret, is different', () => {
     const { gateway, service } = two();
     const text = gateway.sign(caller, asked);
     const strange = new SignedCallers(new ServiceSecrets([`${secret}!`]), () => 1_000_000);

@@ -4,7 +4,7 @@ import { Metrics } from '../src/metrics.js';
 const bounds = [0.001, 0.01, 0.1];
 
 describe('durations', () => {
-  it('are read as OpenTelemetry writes its own histograms, by what they were recorded with', async () => {
+  it('are exported like a histogram of OpenTelemetry, with their attributes', async () => {
     const metrics = new Metrics();
     const [description, names] = ['How long it takes.', ['http.request.method', 'http.route', 'error.type']] as const;
     const theirs = metrics
@@ -29,7 +29,7 @@ describe('durations', () => {
     await metrics.stop();
   });
 
-  it('are added up in one place where they are asked for twice, and nothing is said of them before the first', async () => {
+  it('with the same name and scope share one histogram, which is exported only once it has a value', async () => {
     const metrics = new Metrics();
     const options = { name: 'some.duration', description: 'How long it takes.', bounds, attributes: [] };
     const [one, again] = [metrics.durationsOf('one', options), metrics.durationsOf('one', options)];
@@ -44,7 +44,7 @@ describe('durations', () => {
     await metrics.stop();
   });
 
-  it('are none where nothing is measured', () => {
+  it('are undefined if metrics are disabled', () => {
     expect(
       new Metrics(true).durationsOf('off', { name: 'a', description: '', bounds, attributes: [] }),
     ).toBeUndefined();

@@ -16,7 +16,7 @@ const work = {
 };
 
 describe('the log', () => {
-  it('says in each line what it belongs to, as far as that is known', () => {
+  it('adds the service, request, tenant, order and trace to each line if they are known', () => {
     const { log, last } = logOf('json');
     log.service = 'order';
     log.log('hello', 'Greeter');
@@ -33,7 +33,7 @@ describe('the log', () => {
     });
   });
 
-  it('is what Nest logs to, with stacks and errors as fields', () => {
+  it('works as the logger of Nest, with stacks and errors as fields', () => {
     const { log, last } = logOf('json');
     Logger.overrideLogger(log);
     try {
@@ -49,7 +49,7 @@ describe('the log', () => {
     }
   });
 
-  it('takes whatever is thrown', () => {
+  it('accepts anything that can be thrown', () => {
     const { log, last } = logOf('json');
     const circle: Record<string, unknown> = { code: 'round' };
     circle['self'] = circle;
@@ -66,7 +66,7 @@ describe('the log', () => {
 
   const forged = 'x\n{"level":"info","msg":"forged"}\r\n12:00:00.000 INFO  forged\u001b[2J\u2028\u202e';
 
-  it.each(['json', 'text'] as const)('cannot be told to begin a line, in %s', (format) => {
+  it.each(['json', 'text'] as const)('cannot be made to start a forged line, in the format %s', (format) => {
     const { log, lines } = logOf(format);
     withWork({ ...work, requestId: forged, orderId: forged }, () =>
       log.error(forged, `Error: ${forged}\n    at x`, forged),
@@ -80,7 +80,7 @@ describe('the log', () => {
     for (const character of '\u001b\u2028\u202e') expect(lines.join('')).not.toContain(character);
   });
 
-  it('blacks out secrets, wherever they stand', () => {
+  it('masks secrets wherever they appear', () => {
     const { log, lines } = logOf('json');
     const secrets = [
       'hunter2',
@@ -121,7 +121,7 @@ describe('the log', () => {
       expect(lines.join('')).not.toContain(part);
     const keyId = '0123456789abcdef'.repeat(2);
     log.log(`it was refused: ck_${keyId}_${secrets[5]}`);
-    // As they appear in addresses.
+    // As they appear in URLs.
     log.log(`GET /keys/ck%5F${keyId}%5F${secrets[5]} and /x?then=%2fkeys%2Fck_${keyId}_${secrets[5]}`);
     log.log(`GET /x?next=%2Fkeys%2Fck%255f${keyId}%255F${secrets[5]}`);
     log.log(`GET /x?next=%252Fsk_live_abcdefgh1234`);
@@ -131,7 +131,7 @@ describe('the log', () => {
     for (const told of ['@db:5432/x', keyId]) expect(lines.join('')).toContain(told);
   });
 
-  it('has another level at once, for good or for a time', async () => {
+  it('changes its level at once, permanently or for a time', async () => {
     const { log, lines } = logOf('json');
     log.debug('not yet');
     log.setLevel('debug', 30);
@@ -146,7 +146,7 @@ describe('the log', () => {
 });
 
 describe('the id of a request', () => {
-  it('is the one it came with, or one that no other request has', () => {
+  it('is the given one if valid, or a new unique one', () => {
     expect(requestIdOf('9f1c-A.b:c/d+e=')).toBe('9f1c-A.b:c/d+e=');
     const made = [undefined, '', 'a b', 'a\nb', 'a@b.c', 'x'.repeat(129), ['a']].map(requestIdOf);
     expect(new Set(made).size).toBe(made.length);

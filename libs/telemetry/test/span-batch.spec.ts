@@ -57,7 +57,7 @@ const span: fc.Arbitrary<ReadableSpan> = fc
 const add = (batch: SpanBatch, it: ReadableSpan): boolean => batch.add(it, it.spanContext(), it.parentSpanContext);
 
 describe('a batch of spans', () => {
-  it('says what the serializer of OpenTelemetry says, whatever they are, in memory that is used again', () => {
+  it('serialises any spans like OpenTelemetry, also in reused memory', () => {
     const batch = new SpanBatch(resource.attributes, scope.name);
     fc.assert(
       fc.property(fc.array(span, { minLength: 1, maxLength: 4 }), (spans) => {
@@ -70,7 +70,7 @@ describe('a batch of spans', () => {
     );
   });
 
-  it('takes no part of what it has no room for', () => {
+  it('rejects a span that does not fit, without writing a part of it', () => {
     const one = { ...fc.sample(span, { seed: testSeed(), numRuns: 1 })[0]!, links: [], events: [] };
     const batch = new SpanBatch(resource.attributes, scope.name);
     for (const long of ['x', 'ä']) {

@@ -43,7 +43,7 @@ describe('the sender of spans', () => {
     for (let made = 0; made < count; made += 1) traces.begin('work', parent, { attributes: { made } })!.end();
   };
 
-  it('sends what is there within a second or two, and what is left when the app stops', async () => {
+  it('sends spans periodically, and the rest when it is closed', async () => {
     const collector = await Collector.start();
     try {
       open(collector.url);
@@ -58,7 +58,7 @@ describe('the sender of spans', () => {
     }
   });
 
-  it('sends the span as well that did not fit into a batch, and that no other comes after', async () => {
+  it('sends the last span that did not fit into the previous batch', async () => {
     const collector = await Collector.start();
     const resource = resourceFromAttributes({ 'service.name': 'test' });
     const none = { attributes: {}, events: [], links: [] };
@@ -79,14 +79,14 @@ describe('the sender of spans', () => {
     }
   });
 
-  it('says how many spans a collector did not take that is not there', async () => {
+  it('logs how many spans were lost if there is no collector', async () => {
     open(`http://localhost:${await freePort()}`);
     make(7);
     await traces.close();
     expect(warnings).toEqual([expect.stringMatching(/^7 spans were not sent: .*ECONNREFUSED/)]);
   });
 
-  it('keeps no more than its batches while the collector does not answer, says what it dropped, and goes on', async () => {
+  it('drops spans beyond its batches while the collector does not answer, logs how many, and continues', async () => {
     const waiting: ServerResponse[] = [];
     let answered = 0;
     const server = createServer((request, response) => void request.resume().on('end', () => waiting.push(response)));

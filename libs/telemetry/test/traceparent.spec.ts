@@ -4,8 +4,8 @@ import { currentTrace, traceparentOf, withWork } from '#telemetry';
 
 const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
 
-describe('traceparent', () => {
-  it('is taken as it is, and nothing else is taken for one', () => {
+describe('a traceparent', () => {
+  it('is accepted unchanged if valid, and ignored otherwise', () => {
     expect(traceparentOf(traceparent)).toBe(traceparent);
     const malformed = [
       undefined,
@@ -21,7 +21,7 @@ describe('traceparent', () => {
     for (const header of malformed) expect(traceparentOf(header)).toBeUndefined();
   });
 
-  it('belongs to the work that follows, whatever that waits for, and to no other', async () => {
+  it('is current during its work, across await, and not outside', async () => {
     const seen = withWork({ traceparent }, async () => {
       await setTimeout(1);
       return currentTrace();

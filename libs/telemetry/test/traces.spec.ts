@@ -10,7 +10,7 @@ const requestOf = (number: number, flags = '01'): string => `00-${traceIdOf(numb
 /** More than a span may have links to. */
 const many = 300;
 
-describe('the traces of what is done for many at once', () => {
+describe('the traces of a batch', () => {
   let collector: Collector;
   let traces: Traces;
   let warnings: string[];
@@ -33,7 +33,7 @@ describe('the traces of what is done for many at once', () => {
     traces.open('test', { OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, ...settings });
   const parents = Array.from({ length: many }, (_, at) => requestOf(at));
 
-  it('show it in each, from the request on, with what came of it and a link to where it is told', async () => {
+  it('each contain a span with its status as a child of the request, linked to the lead span', async () => {
     open();
     let inside: string | undefined;
     const work = traces.ofMany('place orders', parents, { attributes: { size: many } }, async () => {
@@ -60,7 +60,7 @@ describe('the traces of what is done for many at once', () => {
     expect(warnings).toEqual([]);
   });
 
-  it('leave out whoever is not to be seen', async () => {
+  it('contain one span per sampled trace, and none for unsampled or missing ones', async () => {
     open();
     const mixed = [requestOf(0, '00'), undefined, requestOf(1), requestOf(2, '00'), requestOf(3), requestOf(3)];
     await traces.ofMany('place orders', mixed, {}, async () => undefined);
@@ -68,7 +68,7 @@ describe('the traces of what is done for many at once', () => {
     expect(collector.spans.map((it) => it.traceId).sort()).toEqual([traceIdOf(1), traceIdOf(3)]);
   });
 
-  it('are as many as the sampler wants, whatever others want', async () => {
+  it('are limited by the configured sampler even if the caller sampled them', async () => {
     open({ OTEL_TRACES_SAMPLER: 'traceidratio', OTEL_TRACES_SAMPLER_ARG: 0.5 });
     const seldom = `00-${'f'.repeat(8).padEnd(32, '0')}-${hex(1, 16)}-01`;
     await traces.ofMany('place orders', [requestOf(0), seldom], {}, async () => undefined);

@@ -5,14 +5,14 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 export interface Certificate {
-  /** The files, for servers that take these, and what is in them. */
+  /** For servers that read certificate and key from files. */
   files: { cert: string; key: string };
   cert: Buffer;
   key: Buffer;
   remove(): Promise<void>;
 }
 
-/** For 127.0.0.1, by an authority that nobody knows: itself. */
+/** A certificate for 127.0.0.1 that no client trusts by default. */
 export const selfSignedCertificate = async (): Promise<Certificate> => {
   const directory = await mkdtemp(join(tmpdir(), 'certificate-test-'));
   const files = { cert: join(directory, 'cert.pem'), key: join(directory, 'key.pem') };

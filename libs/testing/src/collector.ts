@@ -57,7 +57,7 @@ interface Sent {
   }[];
 }
 
-/** With ids in hexadecimal. */
+/** The decoded message, with ids in hexadecimal. */
 const asTold = (bytes: Uint8Array): Sent => {
   const message = sent.toObject(sent.decode(bytes), { longs: String, bytes: String, defaults: true });
   return JSON.parse(JSON.stringify(message), (name, value: unknown) =>
@@ -71,7 +71,7 @@ export const spansOf = (bytes: Uint8Array): unknown[] => asTold(bytes).resourceS
 /** Accepts spans by OTLP over HTTP, as an OpenTelemetry collector does. */
 export class Collector {
   readonly spans: CollectedSpan[] = [];
-  /** The bodies of all requests; texts appear in them as they were written. */
+  /** The bodies of all requests, to search for strings. */
   received = '';
 
   private constructor(

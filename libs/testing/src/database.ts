@@ -48,7 +48,7 @@ const watchdogProgram = `
 function watch(folder: string): ChildProcess {
   const watchdog = spawn(process.execPath, ['-e', watchdogProgram, folder], {
     stdio: ['pipe', 'ignore', 'ignore'],
-    // A Ctrl-C that is meant for jest must not reach it.
+    // A Ctrl-C for jest must not reach it.
     detached: true,
     windowsHide: true,
   });
@@ -62,7 +62,7 @@ async function startServer(): Promise<Server> {
   if (given) return { url: given, stop: async () => undefined };
   const folder = await mkdtemp(join(os.tmpdir(), 'cleave-test-'));
   const watchdog = watch(folder);
-  // Most test files find a server running, and need not load TypeORM and Nest for this.
+  // Loaded on demand: most test files find a server running, and need not load TypeORM and Nest.
   const { startEmbeddedPostgres } = await import('#database');
   const server = await startEmbeddedPostgres({ dataDir: folder });
   const stop = async () => {
@@ -98,14 +98,19 @@ async function execute(url: string, statement: string): Promise<void> {
  * one that the test files of a jest worker share. That one ends with the worker.
  *
  * @param of which embedded server: two of them share no snapshots, and a transaction on one delays nothing on the other
+ * @param collation the ICU locale of its default collation; if left out, that of the server (of an embedded one, byte order)
  */
-export async function testDatabase(of: 'a server' | 'another server' = 'a server'): Promise<TestDatabase> {
+export async function testDatabase(
+  of: 'a server' | 'another server' = 'a server',
+  collation?: string,
+): Promise<TestDatabase> {
   const servers = (holder[key] ??= new Map());
   const starting = servers.get(of) ?? startServer();
   servers.set(of, starting);
   const server = await starting;
   const name = `test_${randomBytes(8).toString('hex')}`;
-  await execute(server.url, `CREATE DATABASE ${name}`);
+  const locale = collation === undefined ? '' : `TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '${collation}'`;
+  await execute(server.url, `CREATE DATABASE ${name} ${locale}`);
   const url = new URL(server.url);
   url.pathname = `/${name}`;
   return { url: url.href, stop: () => execute(server.url, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) };

@@ -16,7 +16,7 @@ export class RedisProxy {
   delayMs = 0;
   /** Whether a connection has sent the word of `holdBack`, and its answers are being held back. */
   holdsBack = false;
-  /** Who waits until Redis sends a certain word. */
+  /** Those who wait until Redis sends a certain word. */
   private readonly listening = new Set<{ word: string; heard: () => void }>();
 
   private constructor(
@@ -34,13 +34,13 @@ export class RedisProxy {
     return proxy;
   }
 
-  /** Nothing gets through any more in either direction, and no connection ends, as if a cable were cut. */
+  /** Blocks all data in both directions without ending connections, as if a cable were cut. */
   freeze(): void {
     this.isFrozen = true;
     this.strand();
   }
 
-  /** The same for existing connections; new ones get through, as if another machine had taken over the address. */
+  /** Blocks existing connections only, as if another machine had taken over the address. */
   strand(): void {
     for (const { client, redis } of this.lines) {
       client.pause();
@@ -100,7 +100,7 @@ export class RedisProxy {
       redis.destroy();
       this.lines.delete(line);
     };
-    // As Redis does: data is passed on without delay, in the order in which it arrived over all connections.
+    // Without Nagle's delay, like Redis, so that data is forwarded in the order of its arrival over all connections.
     for (const socket of [client, redis]) socket.setNoDelay(true).on('error', end).on('close', end);
     client.on('data', (chunk: Buffer) => {
       if (this.holdingBack && chunk.includes(this.holdingBack)) {
@@ -111,12 +111,12 @@ export class RedisProxy {
       redis.write(chunk);
     });
     redis.on('data', (chunk: Buffer) => {
-      // Timers of the same time end in their order.
+      // Timers with the same delay fire in order, so chunks stay in order.
       if (this.delayMs > 0) setTimeout(() => client.write(chunk), this.delayMs);
       else client.write(chunk);
       for (const { word, heard } of this.listening) if (chunk.includes(word)) heard();
     });
-    // A connection that is made while the proxy is frozen is accepted, but nothing comes over it.
+    // A new connection to a frozen proxy is accepted, but blocked as well.
     if (this.isFrozen) this.freeze();
   }
 }

@@ -1,4 +1,4 @@
-/** A source of values. It answers with the value it had when it was asked, however long that takes; it throws an error. */
+/** A source of values for a cache. It returns the value it had when it was asked; a value that is an Error is thrown. */
 export class Source {
   asked = 0;
   private gate = Promise.withResolvers<void>();

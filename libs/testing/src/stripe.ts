@@ -4,17 +4,17 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 
-/** What goes wrong with the next request that changes something. */
+/** A fault of the next request that changes something. */
 type Fault =
-  /** It is carried out, but never answered. */
+  /** It is performed, but never answered. */
   | 'silent'
-  /** It is carried out, but the connection breaks instead of an answer. */
+  /** It is performed, but the connection breaks instead of an answer. */
   | 'cut'
-  /** It is carried out, but the answer is 500, now and under this key for ever. */
+  /** It is performed, but the answer is 500, now and for every retry under this key. */
   | 'failed-after'
-  /** It is not carried out, and the answer is 500, now and under this key for ever. */
+  /** It is not performed, and the answer is 500, now and for every retry under this key. */
   | 'failed-before'
-  /** It is refused before idempotency keys are looked at. */
+  /** It is refused (429 or 401) before idempotency keys are checked. */
   | 'too-many'
   | 'no-such-key';
 
@@ -22,10 +22,10 @@ type Fault =
 export const stripeChanges = ['authorise', 'capture', 'refund', 'void'] as const;
 type StripeChange = (typeof stripeChanges)[number];
 
-/** A request that was caught before it was carried out, or before it was answered. It waits until it is passed or cut. */
+/** A request that was caught before it was performed or before it was answered. It waits until it is passed or cut. */
 export interface CaughtByStripe {
   pass(): void;
-  /** Ends it without an answer. If it was not carried out yet, it never is. */
+  /** Ends it without an answer. If it was not performed yet, it never is. */
   cut(): void;
 }
 
@@ -59,7 +59,7 @@ interface Refund {
   metadata: Record<string, string>;
 }
 
-/** The amounts that, in our view, were moved for an order. */
+/** The amounts that were moved for an order according to our database. */
 export interface PaymentSums {
   order_id: string;
   authorised_minor: number | string;
@@ -78,14 +78,14 @@ export class StripeStandIn {
   readonly refunds = new Map<string, Refund>();
   /** The events that webhooks would send, oldest first, with copies of the objects at that time. */
   readonly events: { id: string; type: string; data: { object: object } }[] = [];
-  /** The requests that change something, with their keys, as they arrived. */
+  /** The requests that change something, with their idempotency keys, in the order of arrival. */
   readonly asked: { path: string; key: string | undefined; form: Record<string, string> }[] = [];
-  /** How many requests have only read. */
+  /** The number of requests that only read. */
   looks = 0;
   readonly faults: Fault[] = [];
-  /** A search does not find new objects yet. */
+  /** Searches find nothing, as if the search index lagged behind. */
   indexIsBehind = false;
-  /** The most calls that were ever being answered at the same time. */
+  /** The highest number of concurrent calls so far. */
   mostAtATime = 0;
   /** How long each answer takes. */
   delayMs = 0;
@@ -109,7 +109,7 @@ export class StripeStandIn {
   }
 
   /**
-   * Resolves when the n-th request of this kind from now on is caught, before or after it is carried out. Rejects if that
+   * Resolves when the n-th request of this kind from now on is caught, before or after it is performed. Rejects if that
    * takes too long.
    */
   next(change: StripeChange, moment: Snare['moment'], occurrence = 1): Promise<CaughtByStripe> {
@@ -127,7 +127,7 @@ export class StripeStandIn {
     this.keys.clear();
   }
 
-  /** The payments that are different at Stripe: other sums, or more than one PaymentIntent. */
+  /** The payments that differ at Stripe: other sums, or more than one PaymentIntent. */
   differences(payments: readonly PaymentSums[]): object[] {
     return payments.flatMap((payment) => {
       const intents = this.of(payment.order_id);
@@ -199,7 +199,7 @@ export class StripeStandIn {
     else if (fault !== 'silent') send(response, answer);
   }
 
-  /** The first answer under a key is its answer for ever, whatever it was; only malformed requests are not stored. */
+  /** The first answer under an idempotency key, whatever it is, is the answer to its repeats for ever. */
   private async under(key = '', fingerprint: string, work: () => Promise<Answer>): Promise<Answer> {
     const known = this.keys.get(key);
     if (known && known.fingerprint !== fingerprint) return refusal(400, { type: 'idempotency_error' });
@@ -304,7 +304,7 @@ export class StripeStandIn {
     const refund: Refund = {
       id: this.newId('re'),
       object: 'refund',
-      // For some means of payment, the outcome is not known at once.
+      // With some payment methods, the outcome is not known at once.
       status: amount === pendingRefundMinor ? 'pending' : 'succeeded',
       amount,
       payment_intent: intent.id,

@@ -23,7 +23,7 @@ beforeEach(async () => {
   receiver = await new Receiver().start();
 });
 afterEach(async () => {
-  // Deliveries that still wait must not disturb the next test.
+  // Pending deliveries must not disturb the next test.
   await ask('DELETE FROM webhooks.endpoints WHERE tenant_id = $1', [tenant]);
   await receiver.stop();
 });
@@ -43,7 +43,7 @@ const settled = (endpointId: string, expected: object, instance = one): Promise<
     expect(found).toMatchObject(expected);
     return found;
   });
-/** Arguments of `claim` that limit nothing. */
+/** Arguments of `claim` that do not limit it. */
 const signing = { masterIds: ['usual'], othersForMs: 60_000 };
 const unbounded = {
   ofOne: 1_000,
@@ -69,7 +69,7 @@ const asleep = async (test: (instance: Instance, url: string) => Promise<void>):
 };
 
 describe('an event', () => {
-  it('is sent, signed, to the endpoints that ask for its type', async () => {
+  it('is sent, signed, to the endpoints that subscribe to its type', async () => {
     const [all, some] = [await register('/all'), await register('/some', ['order.placed'])];
     const event = placed(tenant);
     expect(await one.accept(event, placed(tenant, { type: 'order.cancelled' }))).toBe(3);
@@ -86,7 +86,7 @@ describe('an event', () => {
     expect(receiver.at('/all').map((it) => verified(it, all.secret))).toContainEqual(told);
   });
 
-  it('is sent once to each, however often and by whomever it is accepted', async () => {
+  it('is sent to each endpoint once, even if both instances accept it several times', async () => {
     const endpoints = [await register('/a'), await register('/b')];
     const batch = events(20);
     const made = await Promise.all(
@@ -106,7 +106,7 @@ describe('an event', () => {
     expect(kept).toHaveLength(20);
   });
 
-  it('is kept only where somebody asks for it', async () => {
+  it('is stored only if an enabled endpoint of its tenant subscribes to it', async () => {
     const endpoint = await register('/', ['order.placed']);
     const of = async (...some: Happening[]) => ({
       made: await one.accept(...some),
@@ -121,14 +121,14 @@ describe('an event', () => {
     expect(await of(placed(tenant))).toEqual({ made: 1, kept: 1 });
   });
 
-  it('is accepted together with the checkpoint, or not at all', async () => {
+  it('is not stored if the checkpoint cannot be moved with it', async () => {
     const { endpoint_id } = await register();
     const lost = one.checkpoints.at('webhooks', [{ part: 0, epoch: '0', position: logBeginning }]);
     await expect(one.acceptEvents.accept(events(3), lost)).rejects.toThrow('taken over');
     expect(await listed(endpoint_id)).toEqual([]);
   });
 
-  it('of any text arrives as it was', async () => {
+  it('arrives unchanged whatever text it contains', async () => {
     const { secret } = await register();
     const data = { text: '\0 \ud800 ä 🦊 "\\', __proto__x: { deep: [null, 1e300, 0.1] } };
     await one.accept(placed(tenant, { id: 'ä\n🦊'.repeat(50), data }));
@@ -137,8 +137,8 @@ describe('an event', () => {
   });
 });
 
-describe('an attempt that fails', () => {
-  it('is repeated under the same id until it does not', async () => {
+describe('a failed attempt', () => {
+  it('is retried under the same id until it succeeds', async () => {
     const { endpoint_id, secret } = await register();
     receiver.answer = (response) => answering(receiver.received.length < 3 ? 500 : 200, {}, 'told')(response);
     await one.accept(placed(tenant));
@@ -153,7 +153,7 @@ describe('an attempt that fails', () => {
     for (const it of receiver.received) verified(it, secret);
   });
 
-  it('is told apart, in what is measured, from those that repeat it', () =>
+  it('is counted apart from its retries in the metrics', () =>
     asleep(async (instance) => {
       const { endpoint_id } = await register('/', undefined, instance);
       receiver.answer = (response) => answering(receiver.received.length < 2 ? 500 : 200)(response);
@@ -171,7 +171,7 @@ describe('an attempt that fails', () => {
       });
     }));
 
-  it('is the last one when there were enough', async () => {
+  it('is not retried after the last delay', async () => {
     const { endpoint_id } = await register();
     receiver.answer = answering(302, { location: receiver.url('/elsewhere') });
     await one.accept(placed(tenant));
@@ -184,7 +184,7 @@ describe('an attempt that fails', () => {
     expect(receiver.at('/elsewhere')).toEqual([]);
   });
 
-  it('is repeated no sooner than the endpoint asks for', async () => {
+  it('is not retried before the time in Retry-After', async () => {
     const { endpoint_id } = await register();
     receiver.answer = answering(429, { 'retry-after': '3600' });
     await one.accept(placed(tenant));
@@ -194,10 +194,10 @@ describe('an attempt that fails', () => {
     expect(waitMs).toBeLessThan(3_660_000);
   });
 
-  it('for want of a public address is told', async () => {
+  it('records the reason if the URL is no longer allowed', async () => {
     const { endpoint_id } = await register();
     await asleep(async (_, url) => {
-      // Registered where private addresses are allowed, sent where they are not.
+      // Registered while private addresses are allowed, sent when they are not.
       const open = await startInstance(url);
       const endpoint = await register('/', undefined, open);
       await open.stop();
@@ -216,7 +216,7 @@ describe('an attempt that fails', () => {
 });
 
 describe('an endpoint', () => {
-  it('that is gone (410) is disabled, and what waits for it goes on once it is enabled again', async () => {
+  it('that answers 410 is disabled, and its pending delivery continues once it is enabled again', async () => {
     const { endpoint_id } = await register();
     receiver.answer = answering(410);
     await one.accept(placed(tenant));
@@ -234,7 +234,7 @@ describe('an endpoint', () => {
     await settled(endpoint_id, { status: 'delivered', attempts: 2 });
   });
 
-  it('that has got another URL meanwhile is not gone', async () => {
+  it('is not disabled by a 410 from a URL that was replaced meanwhile', async () => {
     const { endpoint_id } = await register('/old');
     receiver.answer = async (response, { path }) => {
       if (path === '/old') await one.endpoints.change(tenant, endpoint_id, { url: receiver.url('/new') });
@@ -245,7 +245,7 @@ describe('an endpoint', () => {
     expect(await one.endpoints.one(tenant, endpoint_id)).toMatchObject({ enabled: true });
   });
 
-  it('that is disabled gets nothing, and loses nothing', async () => {
+  it('that is disabled gets nothing, and its pending delivery is sent once it is enabled again', async () => {
     const { endpoint_id } = await register();
     const answered = Promise.withResolvers<void>();
     receiver.answer = async (response) => {
@@ -264,7 +264,7 @@ describe('an endpoint', () => {
     await settled(endpoint_id, { status: 'delivered', attempts: 2 });
   });
 
-  it('that is deleted gets nothing any more, and what it got is gone', async () => {
+  it('that is deleted gets nothing more, and its deliveries are deleted', async () => {
     const { endpoint_id } = await register();
     receiver.answer = answering(503, { 'retry-after': '1' });
     await one.accept(placed(tenant));
@@ -284,7 +284,7 @@ describe('an endpoint', () => {
     expect(receiver.received).toHaveLength(1);
   });
 
-  it('that hangs delays no other', async () => {
+  it('that hangs occupies only its own slots and does not delay others', async () => {
     const [hanging, swift] = [await register('/hanging'), await register('/swift')];
     const released = Promise.withResolvers<void>();
     let hangingAtOnce = 0;
@@ -309,7 +309,7 @@ describe('an endpoint', () => {
     expect(receiver.at('/hanging')).toHaveLength(60);
   });
 
-  it('that comes when all slots hang waits no longer than they do', async () => {
+  it('is served as soon as hanging requests time out, even if they occupied all slots', async () => {
     await asleep(async (_, url) => {
       const limits = { ofOne: 2, ofAll: 4, pollMs: 20, delaysMs: [3_600_000] };
       const small = await startInstance(url, { WEBHOOKS_TIMEOUT_MS: 300, limits });
@@ -326,7 +326,7 @@ describe('an endpoint', () => {
 });
 
 describe('a secret', () => {
-  it('that is rotated goes on signing beside the new one for a day', async () => {
+  it('that was rotated out keeps signing beside the new one for a day', async () => {
     const { endpoint_id, secret: first } = await register();
     const rotated = await two.endpoints.rotate(tenant, endpoint_id);
     expect(rotated.secret).not.toBe(first);
@@ -354,7 +354,7 @@ describe('a secret', () => {
     expect(await one.endpoints.secretOf(tenant, endpoint_id)).toEqual({ ...rotated, previous_until: null });
   });
 
-  it('that is rotated over and over leaves a few behind', async () => {
+  it('signs together with at most four previous ones', async () => {
     const { endpoint_id, secret } = await register();
     const secrets = [secret];
     for (let round = 0; round < 6; round += 1) secrets.push((await one.endpoints.rotate(tenant, endpoint_id)).secret);
@@ -367,7 +367,7 @@ describe('a secret', () => {
   });
 });
 
-describe('two workers', () => {
+describe('workers', () => {
   it('send each message once', async () => {
     const endpoints = await Promise.all(['/a', '/b', '/c', '/d'].map((path) => register(path)));
     receiver.answer = async (response) => {
@@ -384,7 +384,7 @@ describe('two workers', () => {
     expect(new Set(receiver.received.map(({ path, headers }) => path + headers['webhook-id'])).size).toBe(1_000);
   });
 
-  it('do not overwrite what the other one noted after a lease ran out', async () => {
+  it('cannot settle a delivery whose lease expired and was claimed again', async () => {
     await asleep(async (instance) => {
       const { endpoint_id } = await register('/', undefined, instance);
       await instance.accept(placed(tenant));
@@ -412,7 +412,7 @@ describe('two workers', () => {
     });
   });
 
-  it('leave to each tenant what another one would take as well', async () => {
+  it('claim at most the share of each tenant, so that others get theirs', async () => {
     await asleep(async (instance) => {
       const other = newTenant();
       const made = [tenant, tenant, other].map((of) => instance.endpoints.register(of, { url: receiver.url('/') }));
@@ -435,7 +435,7 @@ describe('two workers', () => {
     });
   });
 
-  it('take over what was claimed by one that died', async () => {
+  it('take over the deliveries of a worker that died once its lease expires', async () => {
     await asleep(async (instance, url) => {
       const { endpoint_id } = await register('/', undefined, instance);
       await instance.accept(...events(3));
@@ -453,7 +453,7 @@ describe('two workers', () => {
   });
 });
 
-it('what is being sent when the worker is stopped is finished, and the rest is left', async () => {
+it('a worker that stops finishes the deliveries being sent and leaves the rest pending', async () => {
   await asleep(async (instance, url) => {
     const { endpoint_id } = await register('/', undefined, instance);
     const released = Promise.withResolvers<void>();
@@ -477,7 +477,7 @@ it('what is being sent when the worker is stopped is finished, and the rest is l
 });
 
 describe('redelivery', () => {
-  it('of one is one more attempt, now', async () => {
+  it('of a settled delivery makes one more attempt at once', async () => {
     const { endpoint_id } = await register();
     await one.accept(placed(tenant));
     const { delivery_id } = await settled(endpoint_id, { status: 'delivered', attempts: 1 });
@@ -491,7 +491,7 @@ describe('redelivery', () => {
     expect(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size).toBe(1);
   });
 
-  it('of one that waits does not wait, and keeps its further attempts', async () => {
+  it('of a delivery that waits for a retry sends it at once and keeps its remaining retries', async () => {
     const { endpoint_id } = await register();
     receiver.answer = (response) =>
       answering(503, receiver.received.length === 1 ? { 'retry-after': '3600' } : {})(response);
@@ -501,7 +501,7 @@ describe('redelivery', () => {
     await settled(endpoint_id, { status: 'failed', attempts: 3 });
   });
 
-  it('of one that is being sent already is not one more attempt', async () => {
+  it('of a delivery that is being sent makes no further attempt', async () => {
     const { endpoint_id } = await register();
     const released = Promise.withResolvers<void>();
     receiver.answer = (response) => void released.promise.then(() => answering(200)(response));
@@ -515,7 +515,7 @@ describe('redelivery', () => {
     expect(receiver.received).toHaveLength(1);
   });
 
-  it('of all that failed in a time begins them anew', async () => {
+  it('of all deliveries of an endpoint that failed in a time range retries them from the start', async () => {
     const { endpoint_id } = await register();
     const other = await register('/other');
     receiver.answer = answering(500);
@@ -549,7 +549,7 @@ describe('redelivery', () => {
   });
 });
 
-it('a test message goes to the one endpoint, whatever it asks for', async () => {
+it('a test message goes to its endpoint only, whatever the endpoint subscribes to', async () => {
   const { endpoint_id, secret } = await register('/tried', ['order.placed']);
   await register('/other');
   expect(await one.redeliver.test(tenant, endpoint_id)).toMatchObject({ type: 'webhook.test', endpoint_id });
@@ -559,7 +559,7 @@ it('a test message goes to the one endpoint, whatever it asks for', async () => 
   expect(verified(receiver.received[0]!, secret)).toEqual(told);
 });
 
-it('what is old is purged, whatever became of it', async () => {
+it('old messages, deliveries and attempts are purged, pending deliveries included', async () => {
   const { endpoint_id } = await register();
   const disabled = await register('/disabled');
   await one.accept(...events(4));
@@ -573,7 +573,7 @@ it('what is old is purged, whatever became of it', async () => {
       `UPDATE webhooks.${table} SET created_at = created_at - interval '30 days' WHERE tenant_id = $1 AND message_id = ANY ($2)`,
       [tenant, old.map((it) => it.message_id)],
     );
-  // Before anything is due for it, which would be sent.
+  // First, because deliveries that become due would be sent.
   await ask(`UPDATE webhooks.endpoints SET enabled = false WHERE tenant_id = $1 AND endpoint_id = $2`, [
     tenant,
     disabled.endpoint_id,
@@ -591,7 +591,7 @@ it('what is old is purged, whatever became of it', async () => {
   expect(await one.deliveries.one(tenant, young!.delivery_id)).toMatchObject({ payload: { type: 'order.placed' } });
 });
 
-it('what is to be sent again is not purged before it is settled, however old it is', async () => {
+it('an old delivery that is redelivered is not purged until it is settled', async () => {
   const { endpoint_id } = await register();
   receiver.answer = answering(400);
   await one.accept(placed(tenant));
@@ -624,7 +624,7 @@ it('what is to be sent again is not purged before it is settled, however old it 
   expect(await listed(endpoint_id)).toEqual([]);
 });
 
-it('what waits since before the clock was set back is sent all the same, and what has to wait is not', async () => {
+it('deliveries left waiting too long by a clock that was set back are sent, others wait as planned', async () => {
   await asleep(async (instance) => {
     const { endpoint_id } = await register('/', undefined, instance);
     await instance.accept(...events(3));
@@ -646,7 +646,7 @@ it('what waits since before the clock was set back is sent all the same, and wha
   });
 });
 
-it('what is put off over and over is given up at twice the age', async () => {
+it('a delivery that is still pending is purged at twice the retention time', async () => {
   const { endpoint_id } = await register();
   receiver.answer = answering(503, { 'retry-after': '3600' });
   await one.accept(placed(tenant));
@@ -663,7 +663,7 @@ it('what is put off over and over is given up at twice the age', async () => {
   }
 });
 
-it('an attempt that is noted while its delivery is purged is purged as well', async () => {
+it('an attempt recorded while its delivery is being purged is purged as well', async () => {
   await asleep(async (instance) => {
     await register('/', undefined, instance);
     await instance.accept(...events(2));
@@ -705,7 +705,7 @@ it('an attempt that is noted while its delivery is purged is purged as well', as
   });
 });
 
-it('a message that is accepted again is not forgotten meanwhile', async () => {
+it('a message that is being accepted again is not purged meanwhile', async () => {
   await asleep(async (instance) => {
     const { endpoint_id } = await register('/', undefined, instance);
     const event = placed(tenant);
@@ -724,7 +724,7 @@ it('a message that is accepted again is not forgotten meanwhile', async () => {
   });
 });
 
-it('a delivery whose message is gone takes the slot of no other', async () => {
+it('a delivery whose message is gone takes no slot', async () => {
   await asleep(async (instance) => {
     await register('/', undefined, instance);
     const [kept, ...lost] = events(4);
@@ -737,7 +737,7 @@ it('a delivery whose message is gone takes the slot of no other', async () => {
   });
 });
 
-it('ids of endpoints and deliveries cannot be guessed from each other', async () => {
+it('ids of endpoints and deliveries contain 74 random bits', async () => {
   const rows = await ask<{ id: string }>(
     `SELECT replace(webhooks.new_id()::text, '-', '') AS id FROM generate_series(1, $1::int)`,
     [200],

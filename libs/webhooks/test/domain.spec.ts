@@ -12,7 +12,7 @@ const random = new SeededRandom();
 const now = new Date('2026-01-02T03:04:05.000Z');
 
 describe('a signature', () => {
-  it('is what the specification has as its example', () => {
+  it('matches the example of the specification', () => {
     const secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
     const headers = signedHeaders(
       'msg_p5jXN8AQM9LWM0D4loKWxJek',
@@ -27,7 +27,7 @@ describe('a signature', () => {
     });
   });
 
-  it('is the one of the official library, with each of the secrets', () => {
+  it('is verified by the official library with each of the secrets', () => {
     const secrets = [newSecret(), newSecret(), newSecret()];
     const body = JSON.stringify({ text: 'ä "quoted" 🦊 \u0000', number: random.next() });
     const headers = signedHeaders('msg_1', body, secrets, new Date());
@@ -37,7 +37,7 @@ describe('a signature', () => {
     expect(() => new Webhook(secrets[0]!).verify(`${body} `, headers)).toThrow();
   });
 
-  it('has a new secret of 32 bytes each time', () => {
+  it('uses a secret of 32 random bytes', () => {
     const [one, other] = [newSecret(), newSecret()];
     expect(one).not.toBe(other);
     expect(one).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/);
@@ -52,11 +52,11 @@ describe('an attempt', () => {
   });
   const verdict = (answer: Answer, failures = 0) => verdictOn(answer, failures, retryDelaysMs, now, random.next());
 
-  it('that is answered is the last one', () => {
+  it('that succeeds is the last one', () => {
     expect(verdict(answered(200), 3)).toEqual({ status: 'delivered', waitMs: 0, disabledFor: null });
   });
 
-  it('that failed is repeated ever more rarely, with some chance in it, and in the end no more', () => {
+  it('that fails is retried with growing, jittered delays, and not after the last delay', () => {
     expect(retryDelaysMs.map((it) => it / 1_000)).toEqual([
       5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400,
     ]);
@@ -78,7 +78,7 @@ describe('an attempt', () => {
     [503, 'Fri, 02 Jan 2026 03:14:05 GMT', 600_000],
     [429, '9999999', 24 * 3_600_000],
     [503, 'Fri, 02 Jan 2099 03:14:05 GMT', 24 * 3_600_000],
-  ])('answered %s with Retry-After %s waits for as long as that, within bounds', (status, retryAfter, waitMs) => {
+  ])('answered %s with Retry-After %s is retried after that time, at most a day', (status, retryAfter, waitMs) => {
     expect(verdict(answered(status, retryAfter))).toMatchObject({ status: 'pending', waitMs });
   });
 
@@ -89,22 +89,22 @@ describe('an attempt', () => {
     [429, 'soon'],
     [503, 'Fri, 02 Jan 2026 03:04:00 GMT'],
     [503, '99999999999999999999'],
-  ])('answered %s with Retry-After %s waits as usual', (status, retryAfter) => {
+  ])('answered %s with Retry-After %s is retried after the usual delay', (status, retryAfter) => {
     expect(verdict(answered(status, retryAfter)).waitMs).toBeLessThanOrEqual(5_500);
   });
 
-  it('slows down what else is sent where the endpoint is not there or has too much, and not where it refuses', () => {
+  it('marks the endpoint as struggling without an answer or at 429 or 5xx, not at other statuses', () => {
     expect([null, 429, 500, 503].map((it) => isStruggling(answered(it)))).toEqual([true, true, true, true]);
     expect([200, 302, 400, 404, 410].map((it) => isStruggling(answered(it)))).toEqual(Array(5).fill(false));
   });
 
-  it('answered 410 is the last one that the endpoint gets', () => {
+  it('answered 410 disables the endpoint and leaves the delivery pending', () => {
     expect(verdict(answered(410))).toMatchObject({ status: 'pending', disabledFor: 'it answered 410 Gone' });
   });
 });
 
 describe('a message', () => {
-  it('has an id that stays, and no other event has', () => {
+  it('has an id that is stable for its event and differs between events', () => {
     const event = placed('t');
     const { messageId } = messageOf(event);
     expect(messageId).toMatch(/^msg_[\w-]{32}$/);
@@ -113,7 +113,7 @@ describe('a message', () => {
     expect(messageOf({ ...event, source: `/orders${event.id}`, id: '' }).messageId).not.toBe(messageId);
   });
 
-  it('is type, timestamp and data', () => {
+  it('consists of type, timestamp and data', () => {
     const { payload } = messageOf(placed('t', { data: { order_id: 'o', text: '\0 \ud800' } }));
     expect(JSON.parse(payload)).toEqual({
       type: 'order.placed',
@@ -122,7 +122,7 @@ describe('a message', () => {
     });
   });
 
-  it('that would be too large comes without its lines, and without what is large otherwise', () => {
+  it('that is too large omits the lines first, then other large fields', () => {
     const lines = Array.from({ length: 2_000 }, () => ({ product_id: randomUUID() }));
     const dataOf = (data: Record<string, unknown>): unknown => {
       const { payload } = messageOf(placed('t', { data }));
@@ -132,7 +132,7 @@ describe('a message', () => {
     const metadata = { text: 'ä'.repeat(6_000) };
     expect(dataOf({ order_id: 'o', metadata })).toEqual({ order_id: 'o', metadata });
     expect(dataOf({ order_id: 'o', metadata, lines })).toEqual({ order_id: 'o', metadata, truncated: true });
-    // Readers have to know that it is not a cancellation of the whole order.
+    // `remaining` has to stay: readers must know that this is not a cancellation of the whole order.
     const nested = { order: { reference: 'r', lines }, details: { remaining: true, lines } };
     expect(dataOf(nested)).toEqual({ order: { reference: 'r' }, details: { remaining: true }, truncated: true });
     const adjustments = Array.from({ length: 100 }, () => ({ label: 'x'.repeat(500) }));
@@ -146,7 +146,7 @@ describe('a message', () => {
 });
 
 describe('slots', () => {
-  it('are taken from the endpoint and from all', () => {
+  it('are limited per endpoint and in total', () => {
     const slots = new Slots(3, 5);
     for (const id of ['a', 'a', 'a', 'b']) slots.take('shop', id);
     expect([slots.free, ...slots.exceptions]).toEqual([1, ['a', 0], ['b', 2]]);
@@ -154,7 +154,7 @@ describe('slots', () => {
     expect([slots.free, ...slots.exceptions]).toEqual([5]);
   });
 
-  it('are few for an endpoint that struggles, until it does not', () => {
+  it('are reduced to one for a struggling endpoint until it recovers', () => {
     const slots = new Slots(3, 5);
     for (const id of ['a', 'a']) slots.take('shop', id);
     slots.giveBack('shop', 'a', true);
@@ -166,7 +166,7 @@ describe('slots', () => {
     expect([...slots.exceptions]).toEqual([]);
   });
 
-  it('are taken by a tenant as many as are left to the others, at most', () => {
+  it('are limited for a tenant to as many as it leaves free for others', () => {
     const slots = new Slots(8, 16);
     const take = (tenant: string): number => {
       const room = slots.tenants.get(tenant) ?? slots.ofTenant;
@@ -184,7 +184,7 @@ describe('slots', () => {
     expect([slots.free, take('f')]).toEqual([8, 4]);
   });
 
-  it('remember no more endpoints that struggle than there are slots', () => {
+  it('remember at most as many struggling endpoints as there are slots', () => {
     const slots = new Slots(1, 2);
     for (const id of ['a', 'b', 'c']) {
       slots.take('shop', id);

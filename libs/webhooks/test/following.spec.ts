@@ -40,7 +40,7 @@ const happened = (type: OrderEventType): OrderLogEvent => {
   return event;
 };
 const register = (types?: OrderEventType[]) => instance.endpoints.register(tenant, { url: receiver.url('/'), types });
-/** Waits until everything that has happened was read. */
+/** Waits until all events were read. */
 const caughtUp = () =>
   eventually(async () => {
     const last = instance.orders.events.at(-1)!.sequence;
@@ -48,8 +48,8 @@ const caughtUp = () =>
     expect(positions.every((it) => it >= last)).toBe(true);
   });
 
-describe('what happens to orders', () => {
-  it('is told to endpoints that were there before it, in the words of the event', async () => {
+describe('an order event', () => {
+  it('is sent to endpoints registered before it, with the data of the event', async () => {
     happened('order.placed');
     await caughtUp();
     const { secret } = await register();
@@ -62,7 +62,7 @@ describe('what happens to orders', () => {
     });
   });
 
-  it('is not even asked for where nobody wants to be told', async () => {
+  it('is requested from order only if an endpoint subscribes to its type', async () => {
     const asked = instance.orders.asked.length;
     happened('order.placed');
     await caughtUp();
@@ -74,7 +74,7 @@ describe('what happens to orders', () => {
     expect(instance.orders.asked.at(-1)!.types).toEqual(['order.returned']);
   });
 
-  it('is told to an endpoint that was registered while it was being read', async () => {
+  it('is sent to an endpoint that was registered while it was being read', async () => {
     await caughtUp();
     let registered = false;
     instance.orders.interrupt = async () => {

@@ -9,7 +9,7 @@ export interface Received {
   body: string;
 }
 
-/** An endpoint of a merchant: accepts every message, and answers as the test says. */
+/** The endpoint of a merchant: records every message, and answers as the test sets it. */
 export class Receiver {
   readonly received: Received[] = [];
   /** All connections that were ever made. */
@@ -59,7 +59,7 @@ export class Receiver {
   }
 }
 
-/** Verifies as a receiver would, with the library of the specification. @throws if it was not signed with the secret */
+/** Verifies as a receiver would, with the official library. @throws if the message was not signed with the secret */
 export const verified = ({ body, headers }: Received, secret: string): unknown =>
   new Webhook(secret).verify(body, headers);
 

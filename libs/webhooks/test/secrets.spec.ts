@@ -74,7 +74,7 @@ const expectSigned = async (at: Instance, ...secrets: string[]): Promise<void> =
 };
 
 describe('the secret of an endpoint', () => {
-  it('is in no table, is told to whoever may have it, and signs, as do those before it', async () => {
+  it('is stored encrypted, can be read back, and signs together with the previous secret', async () => {
     const one = await start([old]);
     const { endpoint_id, secret } = await register(one);
     expect((await one.endpoints.secretOf(tenant, endpoint_id)).secret).toBe(secret);
@@ -85,7 +85,7 @@ describe('the secret of an endpoint', () => {
     expect(await dump(one)).toContain(endpoint_id);
   });
 
-  it('is that of its endpoint alone, also for whoever can write into the tables', async () => {
+  it('cannot be decrypted when it is copied to the row of another endpoint', async () => {
     const one = await start([old]);
     const [mine, theirs] = [await register(one), await register(one)];
     await one.sql.query(
@@ -99,7 +99,7 @@ describe('the secret of an endpoint', () => {
     await expect(one.endpoints.secretOf(tenant, mine.endpoint_id)).rejects.toMatchObject({ code: 'data-key-missing' });
   });
 
-  it('lies there as it is without DATA_KEYS, and is encrypted once they are set, without a message that is not signed', async () => {
+  it('is stored in plain text without DATA_KEYS, and encrypted once they are set, while messages stay signed', async () => {
     const bare = await start([]);
     const told: string[] = [];
     for (const it of [bare, await start([old])]) {
@@ -116,7 +116,7 @@ describe('the secret of an endpoint', () => {
     expect(await dump(bare)).toContain(secret);
     await stop(bare);
 
-    // For a while, as the previous version may run beside it, which reads no others.
+    // For a while, because the previous version may still run beside it, and reads only plain secrets.
     const careful = await start([young], { plainForMs: 60_000 });
     await careful.rotateSecrets.execute();
     expect(await dump(careful)).toContain(secret);
@@ -133,7 +133,7 @@ describe('the secret of an endpoint', () => {
     expect((await one.endpoints.secretOf(tenant, endpoint_id)).previous_until).not.toBeNull();
   });
 
-  it('is not put into the place of another one that it cannot read by the version before', async () => {
+  it('cannot be overwritten by the previous version, which cannot read encrypted secrets', async () => {
     const one = await start([old]);
     const { endpoint_id, secret } = await register(one);
     const rotating = one.sql.query(
@@ -149,7 +149,7 @@ describe('the secret of an endpoint', () => {
     expect((await one.endpoints.secretOf(tenant, endpoint_id)).secret).toBe(secret);
   });
 
-  it('is not kept beyond its end', async () => {
+  it('is deleted once it has expired', async () => {
     const one = await start([old]);
     const { endpoint_id, secret } = await register(one);
     const { secret: second } = await one.endpoints.rotate(tenant, endpoint_id);
@@ -172,7 +172,7 @@ describe('the secret of an endpoint', () => {
 });
 
 describe('DATA_KEYS', () => {
-  it('are rotated while messages are sent, and the one before is needed no more', async () => {
+  it('are rotated while messages are sent; afterwards the old key is not needed', async () => {
     const before = await start([old, young]);
     const { endpoint_id, secret } = await register(before);
     const { secret: second } = await before.endpoints.rotate(tenant, endpoint_id);
@@ -196,7 +196,7 @@ describe('DATA_KEYS', () => {
     expect((await only.endpoints.secretOf(tenant, endpoint_id)).secret).toBe(second);
   });
 
-  it('are rotated where they can be, whatever stands before that', async () => {
+  it('are rotated for every other endpoint if the secret of one cannot be decrypted', async () => {
     const before = await start([old]);
     const endpoints = [];
     for (let count = 0; count < 5; count += 1) endpoints.push(await register(before));
@@ -217,7 +217,7 @@ describe('DATA_KEYS', () => {
       expect((await only.endpoints.secretOf(tenant, endpoint_id)).secret).toBe(secret);
   });
 
-  it('are rotated by several at once without a deadlock, and undo nothing that was changed meanwhile', async () => {
+  it('are rotated by several instances at once without a deadlock or a lost update', async () => {
     const one = await start([old]);
     const two = await start([old]);
     for (let count = 0; count < 40; count += 1) await register(one);
@@ -233,7 +233,7 @@ describe('DATA_KEYS', () => {
     expect((await two.endpoints.secretOf(tenant, rows[0]!.endpointId)).secret).toBe(secret);
   });
 
-  it('that lack the one that is needed have messages wait, uncounted and with the reason, until it is there', async () => {
+  it('without the key of a secret leave deliveries pending, with the reason and no attempt counted, until it is set', async () => {
     const before = await start([old]);
     const { endpoint_id, secret } = await register(before);
     await stop(before);
@@ -272,7 +272,7 @@ describe('DATA_KEYS', () => {
     verified(receiver.received.at(-1)!, secret);
   });
 
-  it('that lack the one that is needed leave messages to an instance that has it, and it sends them at once', async () => {
+  it('without the key of a secret leave deliveries to an instance that has it, which sends them at once', async () => {
     const before = await start([old]);
     const { endpoint_id, secret } = await register(before);
     await stop(before);
@@ -296,7 +296,7 @@ describe('DATA_KEYS', () => {
     expect(receiver.received.filter((it) => signedBy(it, secret))).toHaveLength(20);
   });
 
-  it('that lack the one of a secret that has run out, beside one that lies there as it is, send at once', async () => {
+  it('are not needed for an expired secret: messages are signed with the current plain one at once', async () => {
     const before = await start([old]);
     const { endpoint_id } = await register(before);
     const { secret } = await before.endpoints.rotate(tenant, endpoint_id);
@@ -316,7 +316,7 @@ describe('DATA_KEYS', () => {
     }
   });
 
-  it('that are lost for good hold up an endpoint until its secret is rotated, and no longer', async () => {
+  it('that are lost block an endpoint only until its secret is rotated', async () => {
     const before = await start([old]);
     const { endpoint_id } = await register(before);
     await before.endpoints.rotate(tenant, endpoint_id);
@@ -335,7 +335,7 @@ describe('DATA_KEYS', () => {
     expect((await after.endpoints.rotate(tenant, endpoint_id)).previous_until).not.toBeNull();
   });
 
-  it('may have had one name for two keys: with the other one by another name, all is opened', async () => {
+  it('that used one id for two keys decrypt all secrets once one of the keys gets another id', async () => {
     const twin = { id: old.id, key: young.key };
     const one = await start([old]);
     const other = await start([twin]);

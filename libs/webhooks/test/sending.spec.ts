@@ -32,8 +32,8 @@ const send = (sender: HttpSender, url: string, body = '{}') => sender.send(url, 
 const addresses = (...texts: string[]): HostAddress[] =>
   texts.map((address) => ({ address, family: address.includes(':') ? 6 : 4 }));
 
-describe('what is sent', () => {
-  it('arrives as it is, and its answer is told', async () => {
+describe('a message', () => {
+  it('arrives unchanged, and its response is returned', async () => {
     receiver.answer = answering(201, {}, 'thank you');
     const body = JSON.stringify({ text: 'ä 🦊' });
     const answer = await send(open(), receiver.url('/path?query=1'), body);
@@ -52,18 +52,18 @@ describe('what is sent', () => {
     ]);
   });
 
-  it.each([200, 204, 299])('is taken where the answer is %s', async (status) => {
+  it.each([200, 204, 299])('counts as accepted if the response is %s', async (status) => {
     receiver.answer = answering(status);
     expect(await send(open(), receiver.url())).toMatchObject({ status, error: null });
   });
 
-  it.each([400, 404, 410, 429, 500, 503, 599])('is not taken where the answer is %s', async (status) => {
+  it.each([400, 404, 410, 429, 500, 503, 599])('counts as failed if the response is %s', async (status) => {
     receiver.answer = answering(status, { 'retry-after': '7' });
     const told = { status, error: `answered ${status}`, retryAfter: '7' };
     expect(await send(open(), receiver.url())).toMatchObject(told);
   });
 
-  it.each([300, 301, 302, 303, 304, 307, 308])('is not sent on where a %s leads', async (status) => {
+  it.each([300, 301, 302, 303, 304, 307, 308])('is not sent to the location of a %s redirect', async (status) => {
     receiver.answer = answering(status, { location: receiver.url('/elsewhere') });
     expect(await send(open(), receiver.url())).toMatchObject({
       status,
@@ -72,7 +72,7 @@ describe('what is sent', () => {
     expect(receiver.received.map(({ path }) => path)).toEqual(['/']);
   });
 
-  it('goes over a connection that is there already', async () => {
+  it('is sent over an existing connection', async () => {
     const [sender, before] = [open(), receiver.sockets.size];
     for (let count = 0; count < 5; count += 1) {
       await send(sender, receiver.url());
@@ -81,7 +81,7 @@ describe('what is sent', () => {
     expect(receiver.sockets.size - before).toBe(1);
   });
 
-  it('goes over another connection where that was closed meanwhile', async () => {
+  it('is sent once more if a reused connection was closed, but not if a new one was', async () => {
     const sender = open();
     await send(sender, receiver.url());
     receiver.answer = (response, { path }) => {
@@ -90,7 +90,7 @@ describe('what is sent', () => {
     };
     await setTimeout(5);
     expect(await send(sender, receiver.url('/first'))).toMatchObject({ status: 200 });
-    // It is not repeated after a new connection, because the message may have arrived.
+    // On a new connection there is no retry, because the message may have arrived.
     receiver.received.length = 0;
     expect(await send(open(), receiver.url('/first'))).toMatchObject({
       status: null,
@@ -99,20 +99,20 @@ describe('what is sent', () => {
   });
 });
 
-describe('an answer', () => {
-  it('is waited for no longer than the limit', async () => {
+describe('a response', () => {
+  it('is awaited for no longer than the timeout', async () => {
     receiver.answer = () => {};
     expect(await send(open(100), receiver.url())).toEqual({
       ...{ status: null, error: 'no answer within 100 ms', snippet: null, retryAfter: null },
     });
   });
 
-  it('counts by its status, also where its body never ends', async () => {
+  it('counts by its status, even if its body never ends', async () => {
     receiver.answer = (response) => void response.writeHead(200).write('so far');
     expect(await send(open(200), receiver.url())).toMatchObject({ status: 200, error: null, snippet: 'so far' });
   });
 
-  it('is read no further than needed', async () => {
+  it('is read only until its snippet is complete', async () => {
     let written = 0;
     const chunks = function* () {
       for (; written < 1e9; written += 65_536) yield 'x'.repeat(65_536);
@@ -127,7 +127,7 @@ describe('an answer', () => {
     expect(written).toBeLessThan(1e8);
   });
 
-  it('of bytes that are no text is kept as far as it can be', async () => {
+  it('that is not valid UTF-8 yields a snippet with replacement characters', async () => {
     receiver.answer = (response) => void response.end(Buffer.from([0x61, 0, 0xff, 0xc3, 0x62]));
     const { snippet } = await send(open(), receiver.url());
     expect(snippet).toBe('a\ufffd\ufffdb');
@@ -135,7 +135,7 @@ describe('an answer', () => {
     expect((await send(open(), receiver.url())).snippet).toBe(`${'x'.repeat(499)}\ufffd`);
   });
 
-  it('of something else than HTTP is none', async () => {
+  it('that is not HTTP is reported as a failed request', async () => {
     const server = createServer((socket) => void socket.on('error', () => {}).end('220 mail.example.com ESMTP\r\n'));
     await once(server.listen(0, '127.0.0.1'), 'listening');
     const { port } = server.address() as AddressInfo;
@@ -146,13 +146,13 @@ describe('an answer', () => {
     server.close();
   });
 
-  it('of nobody is none', async () => {
+  it('is reported as refused if nothing listens', async () => {
     const told = { status: null, error: 'the connection was refused' };
     expect(await send(open(), `http://127.0.0.1:${await freePort()}/`)).toMatchObject(told);
   });
 });
 
-describe('an address', () => {
+describe('isPublic', () => {
   it.each([
     ...['0.0.0.0', '10.0.0.1', '10.255.255.255', '100.64.0.1', '100.127.255.255', '127.0.0.1', '127.255.255.254'],
     ...['169.254.169.254', '172.16.0.1', '172.31.255.255', '192.0.0.1', '192.0.2.1', '192.168.0.1', '198.18.0.1'],
@@ -169,13 +169,13 @@ describe('an address', () => {
     ],
     ...['100::1', '2001::1', '2001:db8::1', '2002:7f00:1::1', '3fff::1', 'fc00::1', 'fd12:3456::1', 'fe80::1'],
     ...['fe80::1%eth0', 'fec0::1', 'ff02::1', '', 'example.com'],
-  ])('such as %j is not sent to', (address) => expect(isPublic(address)).toBe(false));
+  ])('is false for %j', (address) => expect(isPublic(address)).toBe(false));
 
   it.each([
     ...['1.1.1.1', '8.8.8.8', '9.255.255.255', '11.0.0.1', '100.63.255.255', '100.128.0.1', '126.255.255.255'],
     ...['172.15.255.255', '172.32.0.1', '192.167.255.255', '192.169.0.1', '223.255.255.255'],
     ...['2001:4860:4860::8888', '2606:4700:4700::1111', '2a00:1450::1'],
-  ])('such as %s is', (address) => expect(isPublic(address)).toBe(true));
+  ])('is true for %s', (address) => expect(isPublic(address)).toBe(true));
 });
 
 describe('a private address', () => {
@@ -192,13 +192,13 @@ describe('a private address', () => {
       'https://a.localhost/',
       'https://127.0.0.1./',
     ],
-  ])('is refused in %s, when it is registered and when it is sent to', async (url) => {
+  ])('is refused in %s, at registration and at sending', async (url) => {
     const error = 'Webhooks are not sent to private addresses.';
     expect(guard.faultOf(new URL(url))).toBe(error);
     expect(await send(senderWith(guard), url)).toMatchObject({ status: null, error });
   });
 
-  it('is refused where a name leads to it, alone or among others', async () => {
+  it('is refused if a host name resolves to it, alone or among others', async () => {
     for (const found of [
       ['127.0.0.1'],
       ['8.8.8.8', '10.0.0.1'],
@@ -215,7 +215,7 @@ describe('a private address', () => {
     expect(receiver.received).toEqual([]);
   });
 
-  it('is not connected to where a name leads elsewhere at first: it is asked for once', async () => {
+  it('cannot be reached by DNS rebinding: the host name is resolved only once', async () => {
     let asked = 0;
     const rebinding = new AddressGuard(true, async () => addresses(asked++ === 0 ? '127.0.0.1' : '192.0.2.1'));
     const answer = await send(senderWith(rebinding), `http://merchant.test:${receiver.port}/`);
@@ -223,13 +223,13 @@ describe('a private address', () => {
     expect([asked, receiver.received[0]!.headers['host']]).toEqual([1, `merchant.test:${receiver.port}`]);
   });
 
-  it('is sent to where that is allowed, by name as well, and over http', async () => {
+  it('is sent to if private addresses are allowed, also by host name and over http', async () => {
     for (const host of ['127.0.0.1', 'localhost'])
       expect(await send(open(), `http://${host}:${receiver.port}/`)).toMatchObject({ status: 200 });
   });
 });
 
-it('goes to public addresses over https only', async () => {
+it('webhooks are sent to public addresses over https only', async () => {
   const guard = new AddressGuard(false, async () => addresses('8.8.8.8'));
   const error = 'Webhooks are sent over https only.';
   expect(guard.faultOf(new URL('http://example.com/'))).toBe(error);
@@ -237,7 +237,7 @@ it('goes to public addresses over https only', async () => {
   expect(guard.faultOf(new URL('https://example.com:8443/a?b=c'))).toBeUndefined();
 });
 
-it('goes to the usual ports only, or to those that are named', async () => {
+it('webhooks are sent to the ports 443 and 8443 only, or to those that are configured', async () => {
   const resolve = async () => addresses('8.8.8.8');
   const error = 'Webhooks are sent to the ports 443 and 8443 only.';
   for (const port of [22, 25, 80, 6379, 5432, 65_535]) {
@@ -254,7 +254,7 @@ it.each([
   [{ code: 'ENODATA', syscall: 'queryA' }, 'the host name has no address'],
   [{ code: 'ECONNREFUSED', syscall: 'queryA' }, 'the host name could not be resolved'],
   [{ code: 'EAI_AGAIN', syscall: 'getaddrinfo' }, 'the host name could not be resolved'],
-])('tells of %j that %s', async (fault, error) => {
+])('the DNS error %j is reported as "%s"', async (fault, error) => {
   const nowhere = new AddressGuard(false, () => Promise.reject(Object.assign(new Error('no'), fault)));
   expect(await send(senderWith(nowhere), 'https://nowhere.test/')).toMatchObject({ status: null, error });
 });

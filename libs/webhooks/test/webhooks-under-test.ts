@@ -24,12 +24,12 @@ Logger.overrideLogger(false);
 
 type Follow = (typeof orderContract)['operations']['events'];
 
-/** The log of orders, in memory. */
+/** The event log of order, in memory. */
 class FakeOrders {
   readonly events: OrderLogEvent[] = [];
   /** The requests for events. */
   readonly asked: RequestOf<Follow>[] = [];
-  /** Called after the events of an answer were selected. */
+  /** Called between selecting the events of a reply and sending it. */
   interrupt: () => Promise<void> | void = () => {};
 
   async follow(request: RequestOf<Follow>): Promise<ReplyOf<Follow>> {
@@ -58,7 +58,7 @@ class FakeOrderMessages {
 @Module({})
 class FakeOrderModule {}
 
-/** Webhooks as they are deployed, with REST. */
+/** The webhooks service as it is deployed, with REST. */
 export interface Instance {
   url: string;
   sql: Sql;
@@ -72,20 +72,20 @@ export interface Instance {
   kept: PostgresEndpoints;
   orders: FakeOrders;
   checkpoints: Checkpoints;
-  /** Stores the messages about events, without waking the worker. */
+  /** Stores the messages of events, without waking the worker. */
   accept(...events: Happening[]): Promise<number>;
   stop(): Promise<void>;
 }
 
 type Settings = Partial<Parameters<typeof WebhooksModule.register>[0]>;
 
-/** Soon enough for a test, and late enough to be seen waiting. */
+/** Short enough for a test, and long enough for pending deliveries to be observed. */
 const limits = { delaysMs: [20, 40], pollMs: 20, unsignedMs: 50, plainForMs: 0 };
 
 export const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) });
 const usualKey = masterKey('usual');
 
-/** Waits for the first run of periodic work, which starts by itself and would find what a test writes in between. */
+/** Waits for the first run of periodic work: it starts by itself, and would process what a test writes meanwhile. */
 const firstTimeOf = (work: PeriodicWork): Promise<void> => {
   const { promise, resolve } = Promise.withResolvers<void>();
   const execute = work.execute.bind(work);
@@ -144,7 +144,7 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
   };
 };
 
-/** A tenant of its own, so that tests share a database without meeting each other. */
+/** A new tenant, so that tests can share a database. */
 export const newTenant = (): string => `t-${randomUUID()}`;
 
 export const placed = (tenant: string, more: Partial<Happening> = {}): Happening => ({
