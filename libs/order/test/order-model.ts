@@ -102,7 +102,7 @@ export class OrderModel {
     if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
 
     const recorded = stored?.order && same(stored.command, command);
-    // The released reservation is tried first. A new one is requested unless that answer is lost or the key has an answer.
+    // The released reservation is tried first; a new one is requested unless that answer is lost or the key has one.
     if (this.givenBack.has(slot) && (stored || fault === 'reserve not heard'))
       return replay() ?? { outcome: 'unavailable' };
     // If an earlier attempt holds the stock, that one may have recorded the order.
