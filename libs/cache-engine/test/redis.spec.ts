@@ -753,7 +753,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const own = await startRedis();
     try {
       const space = (await nodeOf(own.url)).namespace<number>(name);
-      // One connection for commands and one for tracking, each four times a second and occasionally once more.
+      // Two connections, for commands and for tracking, are made four times a second each, and occasionally once more.
       expect(await cutOff(own)).toBeLessThan(16);
       await until(() => space.set('k', 1).then(Boolean, () => false));
       await warm(space, 'k');
@@ -984,7 +984,7 @@ describeRedis('caches of several processes over one Redis', () => {
       const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
       const space = engine.namespace<number>(name);
       await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
-      // It tracks elsewhere next, and has connected to the old server once more for commands.
+      // It no longer tracks changes at the old server, but has connected to it once more for commands.
       await until(async () => {
         const { listens, others } = await connected();
         return !listens && others === 1;
@@ -1137,7 +1137,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     const end = await cluster.move(moved);
     process.kill(pid, 'SIGSTOP');
     try {
-      // The lease, which is removed first, would still be there.
+      // A write first removes the lease, for which Redis redirects to the suspended target of the migration.
       await expect(here.set('k', 2)).rejects.toThrow(CacheUnavailable);
     } finally {
       process.kill(pid, 'SIGCONT');

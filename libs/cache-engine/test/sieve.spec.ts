@@ -19,7 +19,7 @@ it('evicts the oldest entry that was not read, and gives entries that were read 
   sieve.get('a');
   keep(sieve, 'd');
   expect(sieve.evictions).toBe(1);
-  // Continues where the hand was: `a` was read before that, `c` never.
+  // The hand continues where it was: `a` was read before that, `c` never.
   keep(sieve, 'e');
   expect(lying(sieve, 'abcde')).toBe('ade');
   expect(sieve.evictions).toBe(2);

@@ -207,7 +207,7 @@ describe('an instance at its maximum of connections', () => {
     await eventually(async () => expect(await send('GET')).toEqual([200, 'full']));
   });
 
-  it('does not answer a request that was sent to another before, whose connection broke: that error is thrown', async () => {
+  it('does not replace the error of an instance that was tried before, and broke the connection, by its refusal', async () => {
     const breaking = createServer(({ socket }) => socket.destroy()).listen(0, '127.0.0.1');
     servers.push(breaking);
     await once(breaking, 'listening');

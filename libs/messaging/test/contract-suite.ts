@@ -307,7 +307,7 @@ export function farSuite({ name, place }: Distance): void {
       await Promise.all(running.splice(0).map((instance) => instance.close()));
     });
 
-    it('cannot be called if signing fails, whose cause the caller gets', async () => {
+    it('cannot be called if signing fails, and the caller gets the cause', async () => {
       const { listen, at } = await place(1);
       await start(listen[0] as Address, 'one');
       const signing = new Signing(new ServiceSecrets(['s'.repeat(32)]), () => {

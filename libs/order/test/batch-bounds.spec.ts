@@ -56,7 +56,7 @@ const largestOf = async (count: number, requestAt: (at: number) => PlaceOrderReq
   return { orders: most('orders'), lines: most('lines'), bytes: most('bytes') };
 };
 
-// However many orders arrive at once, no batch exceeds a limit; in each row, the named limit is the one that is reached.
+// However many orders arrive at once, no batch exceeds a limit; each row reaches the limit that it names.
 it.each([
   ['orders', 'small orders', 1_200, 1, (at: number) => requestOf(unitsOf(1), { reference: `r-${at}` })],
   ['lines', 'orders with the maximum number of lines', 12, limits.lines, () => requestOf(unitsOf(limits.lines))],

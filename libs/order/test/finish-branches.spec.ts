@@ -142,6 +142,7 @@ describe('prepared branches', () => {
   const place = (tenant: string, key: string | null = null) =>
     settled(placeOrder.execute(tenant, 'a', requestOf({ mug: 1 }), key));
 
+  // Postgres prepares no more than `max_prepared_transactions`.
   it('are limited to eight, however many tenants order at once', async () => {
     const placing = Array.from({ length: 40 }, () => place(newTenant()));
     for (const it of await Promise.all(placing)) expect(it).toMatchObject({ order: { status: 'confirmed' } });

@@ -53,9 +53,9 @@ interface Hold {
 type Reservation = Parameters<StockHolder['reserve']>[1][number];
 
 /**
- * A fake inventory with the guarantees that order relies on: a reservation gets all of its stock or none; a decision and its
- * order are stored under the reservation id; each version of an order is applied once, in order; nothing is released on
- * its own. `interrupt` is called before and after every request takes effect, and may make it fail.
+ * A fake inventory with the guarantees that order relies on: a reservation gets all of its stock or none; a decision and
+ * its order are stored under the reservation id; each version of an order is applied once, in order; nothing is released
+ * on its own. `interrupt` is called before and after every request takes effect, and may make it fail.
  */
 export class FakeInventory implements StockHolder, StockSettler, StockBranches, OverdueStock {
   readonly onHand = new Map<string, number>();

@@ -210,7 +210,7 @@ describe('the idempotency key of an order with personal data', () => {
     expect(stock.reserved).toBe(2);
   });
 
-  it('accepts one of two persons from concurrent requests', async () => {
+  it('accepts the personal data of one person from concurrent requests', async () => {
     const all = await Promise.all(
       [personal, other, personal, other].map((it, index) =>
         settled(place(it as typeof personal, 'k', index < 2 ? one : two)),
@@ -236,7 +236,7 @@ describe('the idempotency key of an order with personal data', () => {
     expect(await ordersOf(one, tenant)).toBe(1);
   });
 
-  it('is not compared for an order without one that was recorded although its answer was lost', async () => {
+  it('if absent, leaves nothing to compare: an order that was recorded without an answer is acknowledged', async () => {
     const halfDeaf = proxied(one.orders, {
       record: async (...given) => {
         await one.orders.record(...given);
@@ -276,7 +276,7 @@ describe('the idempotency key of an order with personal data', () => {
       expect(await without.placeOrder.execute(tenant, 'acc', more, 'l')).toMatchObject({
         ...{ replayed: true, refusal: { code: 'out-of-stock' } },
       });
-      // Apart from the personal data, this instance can still tell two orders apart.
+      // This instance cannot compare personal data, but it notices another reference.
       await expect(place({ ...personal, reference: 'another' }, 'k', without)).rejects.toMatchObject({
         code: 'idempotency-key-reused',
       });
@@ -392,7 +392,7 @@ describe('the export of a customer with large orders', () => {
     const mine: string[] = [];
     for (let index = 0; index < 7; index += 1) {
       const orderId = idOf(await place({ lines }));
-      // This makes its lines be read twice: with the order and with its history.
+      // Its lines are now read twice: with the order and with its history.
       const request = { tenant, orderId, expectedVersions: undefined };
       await one.changeOrder.execute(request, (it, at) => fulfilOrder(it, undefined, at));
       mine.unshift(orderId);

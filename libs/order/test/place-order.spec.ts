@@ -118,7 +118,7 @@ describe('an idempotency key', () => {
     expect(stock.reserved).toBe(2);
   });
 
-  it('is passed to the next waiting request when the first one fails', async () => {
+  it('lets the next waiting request place the order when the first one fails', async () => {
     const place3 = (key: string) => [
       settled(place(requestOf({ mug: 1 }), key)),
       ...Array.from({ length: 3 }, () => settled(place(requestOf({ mug: 1 }), key))),

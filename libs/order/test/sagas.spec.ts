@@ -167,7 +167,7 @@ describe('a saga', () => {
     await change('end', `state = 'ended'`, order);
   });
 
-  it('is stored by at most four concurrent updates for 20 tenants, which leaves connections for orders', async () => {
+  it('is stored by at most four updates at once, which leaves connections for orders', async () => {
     const orders: Order[] = [];
     for (let tenants = 0; tenants < 20; tenants += 1) {
       tenant = newTenant();

@@ -472,7 +472,7 @@ describe('a sweep', () => {
     const [overdue, looks] = [stock.overdue.bind(stock), new Array<Date | null>()];
     stock.overdue = async (after, part, limit) => {
       looks.push(after);
-      // The first part is looked at by a newer clock, which is set back afterwards.
+      // The first reply has the later time, as if the clock were set back afterwards.
       if (looks.length === 1) return { holds: [], looked_at: began, parts: 2 };
       return { ...(await overdue(after, part, limit)), looked_at: new Date(began.getTime() - 1) };
     };
