@@ -10,24 +10,24 @@ const pickBy = (policy: BalancePolicy) => balanceBy(policy, () => random.next())
 const instances = (...costs: number[]) => costs.map((cost, index) => ({ index, load: cost, cost: () => cost }));
 
 describe('balancing', () => {
-  it('is by load unless something else is asked for', () => {
+  it('is least-loaded by default, and must be a known policy', () => {
     expect(balancePolicy.parse(undefined)).toBe('least-loaded');
     expect(balancePolicy.safeParse('fastest').success).toBe(false);
   });
 
-  it('by turns takes every instance equally often', () => {
+  it('by round-robin picks every instance equally often', () => {
     const pick = pickBy('round-robin');
     const picked = Array.from({ length: 9 }, () => pick(instances(5, 0, 9)).index);
     expect([0, 1, 2].map((index) => picked.filter((it) => it === index).length)).toEqual([3, 3, 3]);
   });
 
-  it('at random takes every instance', () => {
+  it('by random picks every instance', () => {
     const pick = pickBy('random');
     const picked = new Set(Array.from({ length: 500 }, () => pick(instances(5, 0, 9)).index));
     expect(picked).toEqual(new Set([0, 1, 2]));
   });
 
-  it('by load never takes the most loaded of several, and of two the less loaded', () => {
+  it('by least-loaded never picks the most loaded of three, and picks the less loaded of two', () => {
     const pick = pickBy('least-loaded');
     const picked = new Set(Array.from({ length: 500 }, () => pick(instances(5, 9, 7)).index));
     expect(picked.has(1)).toBe(false);
@@ -35,7 +35,7 @@ describe('balancing', () => {
     expect(pick(instances(7)).index).toBe(0);
   });
 
-  it.each(policies)('%s stays fair over many calls', (policy) => {
+  it.each(policies)('by %s distributes many calls evenly', (policy) => {
     const all = instances(0, 0, 0, 0).map((it) => ({ ...it, calls: 0 }));
     for (const it of all) it.cost = () => it.calls;
     const pick = pickBy(policy);
@@ -45,7 +45,7 @@ describe('balancing', () => {
 });
 
 describe('latency', () => {
-  it('rises at once and falls by time', () => {
+  it('rises at once and decays over time', () => {
     const latency = new PeakLatency();
     latency.measured(10, 0);
     latency.measured(400, 1);
@@ -56,7 +56,7 @@ describe('latency', () => {
     expect(latency.at(10_003)).toBeCloseTo(10 + 390 / Math.E, -1);
   });
 
-  it('is forgotten while nothing is measured, so that a slow instance is tried again', () => {
+  it('decays while nothing is measured, so that a slow instance is tried again', () => {
     const [slow, fast] = [new PeakLatency(), new PeakLatency()];
     slow.measured(100, 0);
     fast.measured(10, 0);
@@ -65,7 +65,7 @@ describe('latency', () => {
     expect(slow.costOf(0, 24_000)).toBeLessThan(fast.costOf(0, 24_000));
   });
 
-  it('that is unknown costs nothing for one call, and more than anything for a second', () => {
+  it('that is unknown costs less than a known one for the first call, and more for a second', () => {
     const known = new PeakLatency();
     known.measured(50, 0);
     expect(new PeakLatency().costOf(0, 0)).toBeLessThan(known.costOf(0, 0));
@@ -82,12 +82,12 @@ describe('one of three instances that is ten times slower', () => {
     return p99([10, 1, 1]) / p99([1, 1, 1]);
   };
 
-  it.each([1, 4, 16, 64])('hardly shows in the p99 by load, of %i callers', (callers) => {
+  it.each([1, 4, 16, 64])('hardly raises the p99 of %i callers by least-loaded', (callers) => {
     expect(ratio('least-loaded', callers, uniform)).toBeLessThan(1.1);
     expect(ratio('least-loaded', callers, skewed)).toBeLessThan(1.5);
   });
 
-  it.each(['random', 'round-robin'] as const)('makes the p99 of everybody its own: %s', (policy) => {
+  it.each(['random', 'round-robin'] as const)('raises the p99 more than fourfold by %s', (policy) => {
     expect(ratio(policy, 16, uniform)).toBeGreaterThan(5);
     expect(ratio(policy, 16, skewed)).toBeGreaterThan(4);
   });
@@ -102,7 +102,7 @@ describe('one of three instances that is ten times slower', () => {
   });
 });
 
-it.each([2, 3])('one of %i instances that hangs does not get the calls of all, however long it does', (count) => {
+it.each([2, 3])('one of %i instances that hangs for 30 s gets at most 20 of 30 callers', (count) => {
   const { unanswered } = simulate({
     ...{ pick: pickBy('least-loaded'), callers: 30, latencyMs: () => 5 + random.next() * 10 },
     ...{ factors: Array.from({ length: count }, () => 1), hangsAtMs: 5_000, untilMs: 35_000 },

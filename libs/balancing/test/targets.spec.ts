@@ -11,7 +11,7 @@ class Silent implements Instance {
   close(): void {}
 }
 
-it('a name that nobody answers for holds up none of the others, at the start or later', async () => {
+it('a host name whose lookup hangs does not delay the others, at the start or later', async () => {
   let addresses = ['127.0.0.1'];
   const targets = new Targets({
     name: 'order',
@@ -31,7 +31,7 @@ it('a name that nobody answers for holds up none of the others, at the start or 
   targets.close();
 });
 
-it('all there are at present are known, however long ago the names were looked up', async () => {
+it('the current addresses are looked up anew, however recent the last lookup is', async () => {
   let addresses = ['127.0.0.1'];
   const targets = new Targets({
     name: 'order',
@@ -58,7 +58,7 @@ const start = (addresses: string[], probe: () => Promise<void>) =>
     instanceAt: (_place, address) => Object.assign(new Silent(address), { probe }),
   });
 
-it('an instance that hangs is left also where its callers give up before their time, and not for those who do so at once', async () => {
+it('an instance is ejected when its callers give up after a second, but not when they do so at once', async () => {
   const targets = start(['127.0.0.1', '127.0.0.2'], () => new Promise(() => {}));
   const calls = Array.from({ length: 12 }, () => targets.attempts(false).next());
   const ofOne = calls.filter(({ instance }) => instance.address === '127.0.0.1');
@@ -70,8 +70,8 @@ it('an instance that hangs is left also where its callers give up before their t
   targets.close();
 });
 
-describe('an instance to which as many are connected as may be', () => {
-  it('gets no more calls until it says itself that it can take some, whatever it answers on older connections', async () => {
+describe('an instance at its maximum of connections', () => {
+  it('is ejected until a probe succeeds, even if it answers on older connections', async () => {
     const isRoom = Promise.withResolvers<void>();
     const targets = start(['127.0.0.1', '127.0.0.2'], () => isRoom.promise);
     const attempts = Array.from({ length: 6 }, () => targets.attempts(false).next());
@@ -88,7 +88,7 @@ describe('an instance to which as many are connected as may be', () => {
     targets.close();
   });
 
-  it('is taken back by an answer after something else, once it has been back', async () => {
+  it('is readmitted by an answer if it was ejected for another reason since its readmission', async () => {
     const targets = start(['127.0.0.1', '127.0.0.2'], () => Promise.resolve());
     const attempts = Array.from({ length: 6 }, () => targets.attempts(false).next());
     const [refused, lost, older] = attempts.filter(({ instance }) => instance.address === '127.0.0.1');
@@ -101,7 +101,7 @@ describe('an instance to which as many are connected as may be', () => {
     targets.close();
   });
 
-  it('gets the next call as well where there is no other, and nothing else is said', () => {
+  it('is not ejected for that if it is alone, nor is an ejection for another reason changed by that', () => {
     const targets = start(['127.0.0.1'], () => Promise.reject(new Error('a lone one is not probed')));
     targets.attempts(false).next().end('full');
     expect(targets.states).toEqual({ ready: 1, ejected: 0 });
@@ -115,14 +115,14 @@ describe('an instance to which as many are connected as may be', () => {
   });
 });
 
-describe('an instance that fails whatever it is asked', () => {
+describe('an instance that fails every call', () => {
   const one = '127.0.0.1';
   const callsTo = (targets: ReturnType<typeof start>, count: number) => {
     const attempts = Array.from({ length: 2 * count }, () => targets.attempts(false).next());
     return attempts.filter(({ instance }) => instance.address === one);
   };
 
-  it('gets no more calls, also where it fails again, until it is probed; then one that fails is enough', async () => {
+  it('is ejected after five failures until a probe succeeds, and then again after one failure', async () => {
     const isBack = Promise.withResolvers<void>();
     const targets = start([one, '127.0.0.2'], () => isBack.promise);
     const [later, again, ...calls] = callsTo(targets, 7);
@@ -140,7 +140,7 @@ describe('an instance that fails whatever it is asked', () => {
     targets.close();
   });
 
-  it('is taken back at once by an answer, as when what all of them lack is there again', () => {
+  it('is readmitted at once by an answer', () => {
     const targets = start([one, '127.0.0.2'], () => new Promise(() => {}));
     const [answered, ...calls] = callsTo(targets, 6);
     for (const call of calls) call.end('failing');
@@ -150,7 +150,7 @@ describe('an instance that fails whatever it is asked', () => {
     targets.close();
   });
 
-  it('is not one that answers others, that has too much to do, or that is alone', () => {
+  it('is not ejected if it answers in between, is only busy, or is alone', () => {
     const targets = start([one, '127.0.0.2'], () => new Promise(() => {}));
     const calls = callsTo(targets, 24);
     const outcomes = ['failing', 'failing', 'answered', 'failing', 'failing'] as const;
@@ -164,7 +164,7 @@ describe('an instance that fails whatever it is asked', () => {
     alone.close();
   });
 
-  it('is asked rather than one that is gone', () => {
+  it('is called if the only other instance is gone', () => {
     const targets = start([one, '127.0.0.2'], () => Promise.reject(new Error('gone')));
     const attempts = Array.from({ length: 2 }, () => targets.attempts(false).next());
     attempts.find(({ instance }) => instance.address !== one)!.end('not-sent');

@@ -33,7 +33,7 @@ class Page {
   readonly text = ':a';
 }
 
-describeRedis('a namespace in the shape of cache-manager', () => {
+describeRedis('a namespace with the interface of cache-manager', () => {
   let redis: RedisServer;
   let engine: CacheEngine;
   let theirs: Cache;
@@ -72,19 +72,19 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     ['a text that begins like bytes', ':base64:AAECAw=='],
     ['texts that begin with a colon', [':', '::', '::base64:AAE=', { ':a': ':b' }]],
     ['what only looks like bytes', { type: 'Buffer', data: ['a', 'b'], id: 7 }],
-    ['what looks like what JSON makes of bytes', [{ a: { type: 'Buffer', data: [1, 2] } }]],
+    ['what looks like bytes in JSON', [{ a: { type: 'Buffer', data: [1, 2] } }]],
     ['what looks like bytes in a text', { type: 'Buffer', data: 'base64:AAE=', id: 7 }],
     ['a number', 1.5],
     ['null', null],
-    ['nothing', undefined],
+    ['undefined', undefined],
     ['bytes', picture],
-    ['no bytes', Buffer.alloc(0)],
+    ['an empty buffer', Buffer.alloc(0)],
     ['an object', { a: [1, { b: null }], c: undefined }],
     ['bytes in an object', { page: { pictures: [picture, picture] } }],
-    ['a member with a name that means something', JSON.parse('{"__proto__":{"a":1}}') as object],
+    ['a property named __proto__', JSON.parse('{"__proto__":{"a":1}}') as object],
     ['an object of a class', new Page()],
     ['a date', new Date(0)],
-  ])('gives back %s as it does', async (_, value) => {
+  ])('returns %s as cache-manager does', async (_, value) => {
     const kept = async (cache: Cache): Promise<unknown> => {
       await cache.set('k', 'before');
       const returned = await cache.set('k', value);
@@ -100,19 +100,19 @@ describeRedis('a namespace in the shape of cache-manager', () => {
 
   it.each([
     ['a read', (cache: Cache) => cache.get('k')],
-    ['a read in vain', (cache: Cache) => cache.get('none')],
+    ['a read of a missing key', (cache: Cache) => cache.get('none')],
     ['many reads', (cache: Cache) => cache.mget(['k', 'none'])],
     ['a write', (cache: Cache) => cache.set('k', { v: 2 })],
     ['many writes', (cache: Cache) => cache.mset([{ key: 'k', value: 3 }])],
     ['a load', (cache: Cache) => cache.wrap('new', () => picture)],
-    ['a read in place of a load', (cache: Cache) => cache.wrap('k', () => 2)],
-    ['a read of all that is kept', (cache: Cache) => cache.wrap('k', () => 2, { raw: true })],
-    ['a look at the time', (cache: Cache) => cache.ttl('k')],
-    ['a look at the time of nothing', (cache: Cache) => cache.ttl('none')],
-    ['forgetting', (cache: Cache) => cache.del('k')],
-    ['forgetting many', (cache: Cache) => cache.mdel(['k', 'none'])],
+    ['a load of a cached key', (cache: Cache) => cache.wrap('k', () => 2)],
+    ['a raw load of a cached key', (cache: Cache) => cache.wrap('k', () => 2, { raw: true })],
+    ['a read of the time to live', (cache: Cache) => cache.ttl('k')],
+    ['a read of the time to live of a missing key', (cache: Cache) => cache.ttl('none')],
+    ['a deletion', (cache: Cache) => cache.del('k')],
+    ['many deletions', (cache: Cache) => cache.mdel(['k', 'none'])],
     ['clearing', (cache: Cache) => cache.clear()],
-  ])('answers and tells of %s as it does', async (_, work) => {
+  ])('returns the result and emits the event of %s as cache-manager does', async (_, work) => {
     const outcome = async (cache: Cache): Promise<object> => {
       await cache.set('k', { v: 1 });
       return outcomeOf(cache, work);
@@ -121,7 +121,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     expect(mine).toEqual(await outcome(theirs));
   });
 
-  it('finds all of very many keys: each page of them has its time', async () => {
+  it('finds all of 3,000 keys, with a deadline for each page', async () => {
     const keys = Array.from({ length: 3_000 }, (_, at) => `k ${at}`);
     await engine.namespace('many').setMany(keys.map((key) => [key, key] as const));
     const proxy = await RedisProxy.start(redis.port);
@@ -140,7 +140,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     }
   });
 
-  it('takes null for no time to live that is told, as callers in JavaScript give it', async () => {
+  it('treats a time to live of null as undefined, because JavaScript callers may pass it', async () => {
     const none = null as unknown as undefined;
     for (const cache of [ours(), theirs]) {
       await cache.set('null', 1, none);
@@ -152,7 +152,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     }
   });
 
-  it('wraps bytes, and says of them how long they last', async () => {
+  it('wraps bytes, and passes them to the ttl function', async () => {
     for (const cache of [ours(), theirs]) {
       const asked: unknown[] = [];
       const ttl = (value: unknown): number => asked.push(value) * 60_000;
@@ -161,7 +161,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     }
   });
 
-  it('says of a value how long it lasts as the source gave it', async () => {
+  it('passes the value to the ttl function as the source returned it', async () => {
     for (const cache of [ours(), theirs]) {
       const load = () => ({ until: new Date(Date.now() + 60_000) });
       await cache.wrap('dated', load, (it) => it.until.getTime() - Date.now());

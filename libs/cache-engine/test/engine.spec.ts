@@ -25,7 +25,7 @@ afterEach(() => {
   complaints.length = 0;
 });
 
-/** The promises that hold with Redis and without. */
+/** The guarantees that hold with and without Redis. */
 const keepsItsWord = (options: () => CacheEngineOptions): void => {
   const spaceOf = (engine = engineOf(options()), defaults: LoadOptions = {}) =>
     engine.namespace<unknown>(randomUUID(), { jitter: 0, ...defaults });
@@ -41,7 +41,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     return engine;
   };
 
-  it('gives back any JSON value as it was put, under a key of any characters', async () => {
+  it('returns any JSON value as it was written, under keys with any characters', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     for (const value of [
       null,
@@ -67,11 +67,11 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       await expect(refused()).rejects.toThrow(RangeError);
   });
 
-  it.each([0, -1, 1.5, Number.NaN, 365 * 24 * 3_600_000 + 1])('refuses to keep something for %d ms', async (ttl) => {
+  it.each([0, -1, 1.5, Number.NaN, 365 * 24 * 3_600_000 + 1])('rejects a time to live of %d ms', async (ttl) => {
     await expect(spaceOf().set('k', 1, { ttl })).rejects.toThrow('it must be a whole number of milliseconds');
   });
 
-  it('gives a value though its own time is over, and keeps it as its time says', async () => {
+  it('returns a loaded value even if its ttlOf is not positive, and keeps it for as long as ttlOf says', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine, { ttl: 60_000 });
     const keptFor = async (ttl: number | undefined): Promise<number | null> => {
@@ -89,7 +89,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await keptFor(1e15)).toBe(365 * 24 * 3_600_000);
   });
 
-  it('keeps for longer than a timer of 31 bits can', async () => {
+  it('accepts a time to live beyond the range of a 31-bit timer', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine);
     const { expiresAt } = await space.set('k', 1, { ttl: 2 ** 31 + 10_000 });
@@ -97,7 +97,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.get('k')).toBe(1);
   });
 
-  it('forgets a value when its time is over, wherever it was read in between', async () => {
+  it('expires a value at the end of its time to live, even if it was read until shortly before', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     await space.set('k', 1, { ttl: 150 });
     const endsAt = Date.now() + 150;
@@ -106,7 +106,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.find('k')).toBeUndefined();
   });
 
-  it('shortens times to live by chance, a twentieth at the most where nobody says so, and lengthens none', async () => {
+  it('shortens times to live by a random jitter, at most 5 % by default, and extends none', async () => {
     const engine = await ready(engineOf(options()));
     const spreadOf = async (jitter?: number): Promise<{ least: number; most: number }> => {
       const usually = { ttl: 100_000, ...(jitter !== undefined && { jitter }) };
@@ -133,7 +133,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       expect(() => engine.namespace(randomUUID(), { jitter })).toThrow(RangeError);
   });
 
-  it('tells that the source has nothing apart from not having been asked', async () => {
+  it('distinguishes a value that is known to be absent from a missing entry', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source(undefined);
     expect(await space.find('k')).toBeUndefined();
@@ -142,7 +142,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.find('k')).toMatchObject({ value: undefined, isStale: false });
   });
 
-  it('keeps that the source has nothing for a time of its own', async () => {
+  it('keeps an absent value only for its absentTtl', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source(undefined);
     await space.getOrSet('k', source.load, { ttl: 60_000, absentTtl: 50 });
@@ -151,7 +151,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', source.load)).toBe(1);
   });
 
-  it('keeps for no longer that the source has nothing, however long a value may stand in', async () => {
+  it('does not keep an absent value beyond its absentTtl, even with a grace period', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, absentTtl: 20, grace: 60_000 });
     expect(await space.getOrSet('k', () => undefined)).toBeUndefined();
     await sleep(100);
@@ -159,7 +159,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', () => 1)).toBe(1);
   });
 
-  it('asks the source once, however many ask', async () => {
+  it('loads once for concurrent reads', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source({ a: 1 });
     source.close();
@@ -170,7 +170,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(source.asked).toBe(1);
   });
 
-  it('gives nobody a value that another one can change', async () => {
+  it('shares no mutable values: later changes to a written object have no effect, and reads are frozen', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const mine = { list: [1] };
     await space.set('k', mine);
@@ -202,7 +202,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     return leased.lease;
   };
 
-  it('gives the right to fill a key to one at a time, and what was filled to all others', async () => {
+  it('grants the lease on a key to one caller at a time, and returns the filled value to others', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const lease = await leaseOf(space, ['t']);
     expect(await space.findOrLease('k', 2_000)).toEqual({ lease: null });
@@ -216,7 +216,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.get('k')).toBeUndefined();
   });
 
-  it.each(['delete', 'tag', 'clear', 'set'])('does not fill what was loaded under a lease before a %s', async (how) => {
+  it.each(['delete', 'tag', 'clear', 'set'])('rejects a fill under a lease from before a %s', async (how) => {
     const space = spaceOf(await ready(engineOf(options())));
     const lease = await leaseOf(space, ['t']);
     if (how === 'delete') await space.delete('k');
@@ -228,7 +228,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     if (how !== 'set') expect(await leaseOf(space)).not.toBe(lease);
   });
 
-  it('fills under the tags of the namespace, where no others are told', async () => {
+  it('fills under the tags of the namespace by default, and rejects tags that are too long for a lease', async () => {
     const engine = await ready(engineOf(options()));
     const space = engine.namespace<unknown>(randomUUID(), { tags: ['all'], ttlOf: () => 60_000 });
     const written = await space.fillLeased('k', await leaseOf(space), 1);
@@ -239,7 +239,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(space.findOrLease('k', 2_000, long)).rejects.toThrow('the tags of a lease are too long');
   });
 
-  it('gives the right to fill to another one when its time is over', async () => {
+  it('grants the lease to another caller once it has expired, and rejects the late fill', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const first = await space.findOrLease('k', 20);
     const second = Promise.withResolvers<string>();
@@ -258,7 +258,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   });
 
   it.each(['delete', 'tag', 'clear', 'set'])(
-    'gives nobody who asks after a %s what is being loaded from before',
+    'does not return a load that began before a %s to a read after it',
     async (how) => {
       const space = spaceOf(await ready(engineOf(options())));
       const source = new Source('old');
@@ -279,7 +279,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     },
   );
 
-  it('gives out nothing over its time because it is being asked for again', async () => {
+  it('does not return an expired value while its early refresh is running', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 150 });
     const source = new Source(2);
     await space.getOrSet('k', () => 1);
@@ -298,7 +298,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     for (const value of await Promise.all(early)) expect([1, 2]).toContain(value);
   });
 
-  it('has nothing stand in that was invalidated', async () => {
+  it('does not serve an invalidated value as stale', async () => {
     const space = spaceOf(await ready(engineOf(options())), { grace: 60_000 });
     for (const change of [() => space.invalidateTags('t'), () => space.clear(), () => space.delete('k')]) {
       await space.set('k', 'old', { tags: ['t'] });
@@ -308,7 +308,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     }
   });
 
-  it('forgets by tag what was written under it, and nothing else', async () => {
+  it('invalidates by tag the entries with that tag, and no others', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     await space.set('both', 1, { tags: ['red', 'blue'] });
     await space.set('red', 2, { tags: ['red'] });
@@ -320,7 +320,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.get('both')).toBe(4);
   });
 
-  it('keeps namespaces apart, whatever they are called', async () => {
+  it('isolates namespaces, whatever their names', async () => {
     const engine = await ready(engineOf(options()));
     const names = ['u', 'u*', 'user', 'u:', 'u%3A', 'u}', '{u', '__proto__'].map((it) => `${randomUUID()} ${it}`);
     // Each is cleared in turn while the others keep their values.
@@ -334,7 +334,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   });
 
   it.each([':', '::', '/', '.', '}', '{', '%3A'])(
-    'keeps apart what would be called the same behind its namespace, were %j between them',
+    'isolates namespaces whose names and keys would collide if %j separated them',
     async (between) => {
       const engine = await ready(engineOf(options()));
       const name = randomUUID();
@@ -352,7 +352,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     },
   );
 
-  it('gives out what is over its time while it is asked for again, and when that fails', async () => {
+  it('serves a stale value while it is reloaded, and after that failed', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine, { ttl: 30, grace: 60_000 });
     const source = new Source(1);
@@ -373,31 +373,28 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
-  it.each(['takes long', 'fails'])(
-    'gives out what is over its time though it was asked for again before its end, and that %s',
-    async (how) => {
-      const space = spaceOf(await ready(engineOf(options())), { ttl: 500, grace: 60_000 });
-      const source = new Source(how === 'fails' ? new Error('away') : 2);
-      await space.set('k', 1);
-      await until(async () => (await space.find('k'))?.tier === 'l1');
-      source.close();
-      await until(async () => {
-        expect(await space.getOrSet('k', source.load, { refreshBefore: 60_000 })).toBe(1);
-        return source.asked > 0;
-      });
-      await sleep(550);
-      const soft = how === 'fails' ? 60_000 : undefined;
-      const asking = space.getOrSet('k', source.load, { timeouts: { soft } });
-      if (how === 'fails') source.open();
-      expect(await asking).toBe(1);
-      // A load that took longer than the time to live may be repeated by any reader from here on.
-      expect(source.asked).toBe(1);
-      source.open();
-      if (how !== 'fails') await until(async () => (await space.getOrSet('k', source.load)) === 2);
-    },
-  );
+  it.each(['takes long', 'fails'])('serves a stale value if its early refresh %s', async (how) => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 500, grace: 60_000 });
+    const source = new Source(how === 'fails' ? new Error('away') : 2);
+    await space.set('k', 1);
+    await until(async () => (await space.find('k'))?.tier === 'l1');
+    source.close();
+    await until(async () => {
+      expect(await space.getOrSet('k', source.load, { refreshBefore: 60_000 })).toBe(1);
+      return source.asked > 0;
+    });
+    await sleep(550);
+    const soft = how === 'fails' ? 60_000 : undefined;
+    const asking = space.getOrSet('k', source.load, { timeouts: { soft } });
+    if (how === 'fails') source.open();
+    expect(await asking).toBe(1);
+    // A load that took longer than the time to live may be repeated by any reader from here on.
+    expect(source.asked).toBe(1);
+    source.open();
+    if (how !== 'fails') await until(async () => (await space.getOrSet('k', source.load)) === 2);
+  });
 
-  it('tells of a load that failed, and not of its key, which may name a person', async () => {
+  it('reports a failed load without its key, which may be personal data', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000, timeouts: { hard: 100 } });
     const key = `lovelace-${randomUUID()}@example.org`;
     await until(async () => {
@@ -414,7 +411,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(space.getOrSet(`another ${key}`, never)).rejects.toThrow(/^(?!.*lovelace-).*no answer within 100 ms/);
   });
 
-  it('leaves a source alone for a while that fails before the end of a value', async () => {
+  it('retries a failing early refresh at most once per second', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, refreshBefore: 120_000 });
     const source = new Source(1);
     await space.set('k', 1);
@@ -430,7 +427,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
-  it('asks again before the end for what was written while something older was being asked for', async () => {
+  it('refreshes a value early even if it was written during the early refresh of an older one', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine, { ttl: 60_000, refreshBefore: 120_000, timeouts: { hard: 60_000 } });
     const source = new Source(2);
@@ -447,7 +444,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.get('k')) === 2);
   });
 
-  it('waits for the source as long as it is told before something stands in', async () => {
+  it('waits for the source up to the soft timeout before it serves a stale value', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 60_000, timeouts: { soft: 10_000 } });
     const source = new Source(1);
     await space.getOrSet('k', source.load);
@@ -461,7 +458,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     source.open();
   });
 
-  it('has nothing stand in that is over its grace by the time that it would', async () => {
+  it('does not serve a stale value whose grace period ends before the soft timeout', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 400, timeouts: { soft: 800 } });
     await space.set('k', 'old');
     await space.find('k');
@@ -474,7 +471,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await asking).toBe('new');
   });
 
-  it('throws what the source throws where nothing stands in, and asks again', async () => {
+  it('throws the error of the source if there is no stale value, and loads again on the next read', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source(new Error('away'));
     await expect(space.getOrSet('k', source.load)).rejects.toThrow('away');
@@ -482,7 +479,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', source.load)).toBe(1);
   });
 
-  it('gives a source up that takes too long, and tells it', async () => {
+  it('aborts a load at the hard timeout with a CacheLoadTimeout', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     let reason: unknown;
     const never = ({ signal }: { signal: AbortSignal }): Promise<never> =>
@@ -495,7 +492,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', () => 1)).toBe(1);
   });
 
-  it('writes only over the version that was read', async () => {
+  it('writes with compareAndSet only over an expected version', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const first = await space.compareAndSet('k', null, 1);
     expect(first).toMatchObject({ isWritten: true });
@@ -516,7 +513,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.compareAndSet('k', null, 8)).toMatchObject({ isWritten: true });
   });
 
-  it('forgets only the version that was read', async () => {
+  it('deletes with compareAndDelete only an expected version', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const { version: old } = await space.set('k', 1);
     const { version } = await space.set('k', 2);
@@ -532,7 +529,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.fillLeased('k', 'lease' in leased ? leased.lease! : '', 1)).toBeUndefined();
   });
 
-  it('knows of which type the values are that its options are told', async () => {
+  it('infers the type of values in its options, and of a value that may be absent', async () => {
     const space = engineOf(options()).namespace<{ price: number }>(randomUUID(), {
       refreshBefore: (it) => it?.price ?? 0,
     });
@@ -545,7 +542,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(() => nothing.price).toThrow(TypeError);
   });
 
-  it('writes many in their order, each as it is told', async () => {
+  it('writes the entries of setMany in order, each with its own options', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const tagged = { tags: ['t'] };
     const written = await space.setMany([
@@ -558,7 +555,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect([await space.get('twice'), await space.get('tagged')]).toEqual([2, undefined]);
   });
 
-  it('writes none of many where one is refused', async () => {
+  it('writes no entry of setMany if one of them is invalid', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const keys = Array.from({ length: 600 }, (_, at) => `k ${at}`);
     const refused: [key: string, value: unknown, options?: LoadOptions][] = [
@@ -572,7 +569,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect((await space.getMany(keys)).size).toBe(0);
   });
 
-  it('takes what is not said as the namespace says it, and no end where that is said', async () => {
+  it('replaces undefined options by those of the namespace, and accepts an infinite time to live', async () => {
     const defaults = { ttl: 60_000, tags: ['t'] };
     const space = spaceOf(await ready(engineOf(options())), defaults);
     const nothingSaid = { ttl: undefined, grace: undefined, tags: undefined };
@@ -587,7 +584,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.find('endless')).toMatchObject({ value: 1, expiresAt: null });
   });
 
-  it('takes of each time what the call says, and what the namespace says of the others', async () => {
+  it('takes timeouts that a call leaves out from the namespace, but its ttl instead of ttlOf', async () => {
     const space = spaceOf(await ready(engineOf(options())), { timeouts: { hard: 30 }, ttlOf: () => 1 });
     const never = (): Promise<never> => new Promise(() => undefined);
     await expect(space.getOrSet('never', never, { timeouts: { soft: 1 } })).rejects.toThrow('no answer within 30 ms');
@@ -596,7 +593,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.get('k')).toBe(1);
   });
 
-  it('asks the source once, though what is about something else is invalidated meanwhile', async () => {
+  it('loads once even if other namespaces and tags are invalidated meanwhile', async () => {
     const engine = await ready(engineOf(options()));
     const [space, other] = [spaceOf(engine), spaceOf(engine)];
     const source = new Source(1);
@@ -614,7 +611,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(engine.statistics.sharedLoads).toBeGreaterThan(0);
   });
 
-  it('counts, each counter by itself and for its time', async () => {
+  it('increments counters without losing concurrent updates, each for its time to live', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const counts = await Promise.all(Array.from({ length: 20 }, () => space.increment('k')));
     expect(counts.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 20 }, (_, at) => at + 1));
@@ -626,7 +623,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(space.increment('k', 0.5)).rejects.toThrow(RangeError);
   });
 
-  it.each([1, -1])('counts no further than numbers are exact, by %s', async (step) => {
+  it.each([1, -1])('rejects increments beyond the safe integers, in steps of %s', async (step) => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine);
     const last = step * Number.MAX_SAFE_INTEGER;
@@ -638,7 +635,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.increment('k', -step)).toBe(last - step);
   });
 
-  it('takes one value for a lease, also of two that come at once', async () => {
+  it('accepts one of two concurrent fills under the same lease', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const lease = await leaseOf(space);
     const filled = await Promise.all([1, 2].map((value) => space.fillLeased('k', lease, value)));
@@ -646,7 +643,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.get('k')).toBe(filled[0] ? 1 : 2);
   });
 
-  it('says what it does', async () => {
+  it('reports hits, loads, memory and hot keys in its statistics', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine);
     await space.getOrSet('k', () => 1);
@@ -659,10 +656,10 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   });
 };
 
-describe('a cache in the process', () => {
+describe('an in-process cache', () => {
   keepsItsWord(() => ({}));
 
-  it('keeps nothing for longer though the clock is set back', async () => {
+  it('expires values and counters on time even if the clock is set back', async () => {
     const engine = engineOf();
     const space = engine.namespace('n', { jitter: 0 });
     const set = space.set('k', 1, { ttl: 20, grace: 20 });
@@ -679,11 +676,11 @@ describe('a cache in the process', () => {
     }
   });
 
-  it.each([Number.NaN, -1, '64mb' as unknown as number])('has no bound of %s bytes', (maxBytes) => {
+  it.each([Number.NaN, -1, '64mb' as unknown as number])('rejects a maxBytes of %s', (maxBytes) => {
     expect(() => new CacheEngine({ maxBytes })).toThrow(`maxBytes is ${maxBytes}`);
   });
 
-  it('keeps within its bytes, as the process counts them', async () => {
+  it('stays within maxBytes by evicting entries', async () => {
     const maxBytes = 8_000_000;
     const engine = engineOf({ maxBytes });
     const space = engine.namespace<unknown>('n');
@@ -699,7 +696,7 @@ describe('a cache in the process', () => {
     expect(await space.get('key 39999')).toMatchObject({ at: 39_999 });
   });
 
-  it('clears in a moment, however much lies here', async () => {
+  it('clears 100,000 entries in less than a hundredth of the time to write them', async () => {
     const engine = engineOf({ maxBytes: 100_000_000 });
     const space = engine.namespace<number>('n');
     const startedAt = performance.now();
@@ -710,7 +707,7 @@ describe('a cache in the process', () => {
     expect(await space.get('key 99999')).toBeUndefined();
   });
 
-  it('counts all that lies here: values, tags, counters and leases', async () => {
+  it('counts leases towards maxBytes, in addition to values, tags and counters', async () => {
     const maxBytes = 2_000_000;
     const engine = engineOf({ maxBytes });
     const space = engine.namespace<string>('n');
@@ -725,7 +722,7 @@ describe('a cache in the process', () => {
     expect(bytes).toBeLessThanOrEqual(maxBytes);
   });
 
-  it('gives a lease where many were taken and are not ended, and lets go of the oldest for it', async () => {
+  it('evicts the oldest leases to grant new ones', async () => {
     const engine = engineOf({ maxBytes: 300_000 });
     const space = engine.namespace<string>('n');
     const leases: string[] = [];
@@ -738,13 +735,13 @@ describe('a cache in the process', () => {
     const { bytes, leasesEvicted } = engine.statistics.l1;
     expect(leasesEvicted).toBeGreaterThan(300);
     expect(bytes).toBeLessThanOrEqual(300_000);
-    // It is too late, like a load that takes too long.
+    // Its lease was evicted, so it is rejected like a load that takes too long.
     expect(await space.fillLeased('key 0', leases[0]!, 'late')).toBeUndefined();
     expect(await space.fillLeased('key 499', leases[499]!, 'in time')).toBeDefined();
     expect(await space.get('key 499')).toBe('in time');
   });
 
-  it('does not keep what is larger than all of it, nor what lay there', async () => {
+  it('does not keep a value larger than maxBytes, and removes the previous one', async () => {
     const space = engineOf({ maxBytes: 400_000 }).namespace<string>('n');
     await space.set('k', 'small');
     expect(await space.get('k')).toBe('small');

@@ -9,13 +9,13 @@ interface Kept extends Guardable {
 const keptOf = (value: string): Kept => ({ value, epoch: 0, ...unplaced });
 const room = 1_000_000;
 
-/** Ends the fetch of `key`, one of many with a mark at the same time. */
+/** Completes a fetch of `key` that began at the mark. @returns whether its value was kept */
 const lands = (guarded: Guarded<Kept>, key: string, mark: number): boolean => {
   guarded.keep(key, mark, keptOf('fetched'), 0);
   return guarded.get(key)?.value === 'fetched';
 };
 
-it('keeps nothing whose key was invalidated since the mark, and what belongs to another key', () => {
+it('rejects a value whose key was invalidated since the mark, and keeps one of another key', () => {
   const guarded = new Guarded<Kept>(room);
   const mark = guarded.mark();
   guarded.invalidate('a');
@@ -26,7 +26,7 @@ it('keeps nothing whose key was invalidated since the mark, and what belongs to 
   expect(guarded.refusals).toBe(1);
 });
 
-it('remembers it for as long as any fetch is under way that began before', () => {
+it('remembers an invalidation as long as a fetch that began before is in progress', () => {
   const guarded = new Guarded<Kept>(room);
   const slow = guarded.mark();
   guarded.invalidate('a');
@@ -36,12 +36,12 @@ it('remembers it for as long as any fetch is under way that began before', () =>
   }
   expect(lands(guarded, 'a', slow)).toBe(false);
   guarded.unmark();
-  // What has been invalidated since is no longer known.
+  // What was invalidated since that mark is no longer known, so nothing is kept.
   expect(lands(guarded, 'a', slow)).toBe(false);
   expect(lands(guarded, 'a', guarded.mark())).toBe(true);
 });
 
-it('keeps nothing where more was invalidated meanwhile than is remembered', () => {
+it('rejects every value if more keys were invalidated since the mark than are remembered', () => {
   const guarded = new Guarded<Kept>(room);
   const mark = guarded.mark();
   for (let at = 0; at < 256; at += 1) guarded.invalidate(`other ${at}`);
@@ -51,7 +51,7 @@ it('keeps nothing where more was invalidated meanwhile than is remembered', () =
   expect(lands(guarded, 'b', guarded.mark())).toBe(true);
 });
 
-it('keeps nothing since a mark after which invalidations may have been missed', () => {
+it('rejects every value if invalidations may have been missed since the mark', () => {
   const guarded = new Guarded<Kept>(room);
   const mark = guarded.mark();
   guarded.suspectAll();

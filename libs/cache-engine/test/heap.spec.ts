@@ -65,19 +65,19 @@ const shapes: readonly Shape[] = [
   },
   { name: 'long keys', bytes: 1_600, key: (at) => long(at, 1_000, 'k'), value: (at) => at },
   {
-    name: 'texts as they are',
+    name: 'texts with the text codec',
     isTakenApart: true,
     bytes: 1_600,
     codec: textCodec,
     value: (at) => long(at, 1_000, 'x'),
   },
   {
-    name: 'objects whose names are data',
+    name: 'objects whose property names are data',
     bytes: 5_000,
     value: (at) => Object.fromEntries(list(100, (n) => [`sku ${at} ${n}`, n])),
   },
   {
-    name: 'objects of some of the same names each',
+    name: 'objects that share some property names',
     bytes: 4_000,
     value: (at) => Object.fromEntries(list(30, (n) => [`attribute ${(at * 7 + n * (1 + (at % 13))) % 300}`, n])),
   },
@@ -89,7 +89,7 @@ const shapes: readonly Shape[] = [
     tags: (at) => list(20, (n) => `tag number ${n} of ${at % 50}`),
   },
   {
-    name: 'texts as they are, under a tag of two bytes a character',
+    name: 'texts with the text codec, under a tag of two bytes a character',
     isTakenApart: true,
     bytes: 10_500,
     codec: textCodec,
@@ -121,7 +121,7 @@ const patiently = (work: () => Promise<unknown>): Promise<void> =>
     ),
   );
 
-// Each page by itself, so that nothing of it lies on a stack that waits.
+// One call per page, so that no suspended function keeps references to its values.
 const putPage = (space: Namespace<string>, { key = String, value, tags }: Shape, from: number): Promise<void> => {
   const put = (at: number) => space.set(key(at), value(at) as string, tags && { tags: tags(at) });
   return patiently(() => Promise.all(list(page, (n) => put(from + n))));
@@ -160,7 +160,7 @@ const staysWithin = (some: readonly Shape[], redisUrl?: () => string): void => {
   });
 };
 
-describe('the memory of a cache that is full, alone', () => {
+describe('the memory of a full cache without Redis', () => {
   staysWithin(shapes);
 
   const smallOnes: readonly [string, (engine: CacheEngine, at: number) => Promise<unknown>][] = [
@@ -184,7 +184,7 @@ describe('the memory of a cache that is full, alone', () => {
   });
 });
 
-describeRedis('the memory of a cache that is full, with Redis', () => {
+describeRedis('the memory of a full cache with Redis', () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await startRedis();

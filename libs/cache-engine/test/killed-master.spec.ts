@@ -102,9 +102,9 @@ class Traffic {
 }
 
 describeRedis.each([
-  ['the others go on', true],
-  ['the others refuse everything', false],
-])('a cache over a cluster of which a master is killed, and %s', (_, isPartial) => {
+  ['the others keep serving', true],
+  ['the others reject everything', false],
+])('a cache over a cluster with a killed master, where %s', (_, isPartial) => {
   let cluster: RedisCluster;
   const engines: CacheEngine[] = [];
   beforeEach(async () => {
@@ -151,7 +151,7 @@ describeRedis.each([
     }
   };
 
-  it('hangs nowhere, gives out nothing old, and recovers by itself', async () => {
+  it('answers every call in time, serves no outdated value, and recovers by itself', async () => {
     const name = await nameOn(living);
     const [here, there] = [await nodeOf(name), await nodeOf(name)];
     const { lost, kept } = await keysOf(name);
@@ -195,7 +195,7 @@ describeRedis.each([
       }
   });
 
-  it('answers from the source where the version of the namespace is lost', async () => {
+  it('loads from the source while the version of the namespace is unavailable', async () => {
     const name = await nameOn(dying);
     const { engine, space } = await nodeOf(name);
     const { kept } = await keysOf(name);
@@ -216,7 +216,7 @@ describeRedis.each([
   });
 });
 
-describeRedis('a cache over a cluster of which a master is away', () => {
+describeRedis('a cache over a cluster with an unavailable master', () => {
   let cluster: RedisCluster;
   let engine: CacheEngine;
   afterEach(async () => {
@@ -239,7 +239,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     return { space: engine.namespace<number>(name, { jitter: 0 }), kept, lost };
   };
 
-  it('loads each time at once what it cannot keep, as nobody can say under which versions', async () => {
+  it('loads without waiting for a lease if the version of a tag is unavailable', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { space, kept, lost } = await started();
     await until(() => engine.isL1Used);
@@ -254,7 +254,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(performance.now() - startedAt).toBeLessThan(2_000);
   });
 
-  it('gives out many keys together, of those that are away what stands in for them', async () => {
+  it('reads several keys at once, with stale values for those that are unavailable', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { space, kept, lost } = await started();
     await until(() => engine.isL1Used);
@@ -278,7 +278,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(told).toEqual([{ keys: [lost, kept], error: expect.any(CacheUnavailable) }]);
   });
 
-  it('gives out what Redis has answered of many keys, though the tag of another one is away', async () => {
+  it('reads several keys at once, even if the tag of one is unavailable', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { space, kept, lost } = await started();
     await until(() => engine.isL1Used);
@@ -294,7 +294,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(found.get(kept)).toMatchObject({ value: 2, isStale: false });
   });
 
-  it('gives out what it has found of very many keys, though the last ones of them are away', async () => {
+  it('reads more than a page of keys at once, even if the last one is unavailable', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { space, kept, lost } = await started();
     await until(() => engine.isL1Used);
@@ -312,7 +312,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(found.get(lost)).toMatchObject({ value: 1, isStale: true });
   });
 
-  it('finds who has taken over from it, though it was started meanwhile', async () => {
+  it('finds the replica that takes over, even if it was started before that', async () => {
     cluster = await startRedisCluster({ nodeTimeoutMs: 4_000, isPartial: true, isReplicated: true });
     await cluster.kill(dying);
     const { space, kept, lost } = await started();
@@ -324,7 +324,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(await space.get(lost)).toBe(2);
   });
 
-  it('finds who has what nobody had when it was started', async () => {
+  it('finds the master of slots that no master had when it was started', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const nodes = await Promise.all(cluster.servers.map(({ url }) => createClient({ url }).connect()));
     try {
@@ -354,7 +354,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     }
   });
 
-  it('goes on asking those that are there, however often it is asked for what lies on one that stands still', async () => {
+  it('keeps using the other masters while many calls to a suspended one fail', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { space, kept, lost } = await started();
     await until(() => engine.isL1Used);
@@ -384,7 +384,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     await until(async () => !isAway(await outcomeOf(() => space.set(lost, 2))));
   });
 
-  it('does nothing later that it could not do in time', async () => {
+  it('does not execute commands later that timed out', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { pid } = cluster.servers[dying]!;
     process.kill(pid, 'SIGSTOP');

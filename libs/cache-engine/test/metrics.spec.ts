@@ -23,7 +23,7 @@ const measured = (options: CacheEngineOptions = {}) => {
   return { engine, read };
 };
 
-it('tells a meter what is read, loaded and kept', async () => {
+it('reports reads, loads and memory as metrics', async () => {
   const { engine, read } = measured({ maxBytes: 8_388_608 });
   const space = engine.namespace<number>('numbers');
   const letGo = Promise.withResolvers<number>();
@@ -57,7 +57,7 @@ it('tells a meter what is read, loaded and kept', async () => {
   expect(l1.bytes).toBeGreaterThan(0);
 });
 
-it('tells what was evicted', async () => {
+it('reports evictions', async () => {
   const { engine, read } = measured({ maxBytes: 300_000 });
   const space = engine.namespace<string>('texts');
   for (let at = 0; at < 200; at += 1) await space.set(String(at), 'x'.repeat(1_000));
@@ -67,7 +67,7 @@ it('tells what was evicted', async () => {
   expect(samples.get('cache_l1_evictions_total')).toBe(200 - entries);
 });
 
-it('tells how hot the hottest keys are, and not who they are', async () => {
+it('reports the reads of the ten hottest keys without their names', async () => {
   const { engine, read } = measured();
   const space = engine.namespace<number>('people');
   for (let key = 0; key < 40; key += 1)
@@ -81,7 +81,7 @@ it('tells how hot the hottest keys are, and not who they are', async () => {
   expect([...samples.keys()].join()).not.toMatch(/somebody|people/);
 });
 
-it('tells nothing more once it is stopped', async () => {
+it('reports nothing more after it was stopped', async () => {
   const { engine, read } = measured();
   const space = engine.namespace('numbers');
   await space.get('k');

@@ -44,8 +44,8 @@ class Settings {
 @Module({ providers: [Settings], exports: [Settings] })
 class SettingsModule {}
 
-describe('what the engine is told by somebody else', () => {
-  it('comes from a module that it imports', async () => {
+describe('CacheEngineModule.forRootAsync', () => {
+  it('takes its options from an imported module', async () => {
     const engine = CacheEngineModule.forRootAsync({
       imports: [SettingsModule],
       inject: [Settings],
@@ -56,7 +56,7 @@ describe('what the engine is told by somebody else', () => {
   });
 });
 
-describe("what was written against Nest's CACHE_MANAGER", () => {
+describe("Nest's CACHE_MANAGER", () => {
   let app: NestFastifyApplication;
   let cache: Cache;
   beforeAll(async () => {
@@ -67,7 +67,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
   });
   afterAll(() => app?.close());
 
-  it('gets its answers from the cache through the interceptor', async () => {
+  it('serves responses from the cache through CacheInterceptor', async () => {
     const first = await app.inject('/price');
     const second = await app.inject('/price');
     expect([first.headers['x-cache'], second.headers['x-cache']]).toEqual(['MISS', 'HIT']);
@@ -75,7 +75,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     expect(app.get(CacheEngine).statistics.l1Hits).toBe(1);
   });
 
-  it('wraps', async () => {
+  it('wraps a load, which concurrent calls share and a deletion repeats', async () => {
     const prices = app.get(Prices);
     for (const price of await Promise.all([prices.read(), prices.read()])) expect(price).toEqual({ price: 1 });
     await cache.del('price');
@@ -87,7 +87,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     });
   });
 
-  it('keeps what is wrapped for as long as its value says', async () => {
+  it('keeps a wrapped value for as long as its ttl function says', async () => {
     const expires = async (ttl: number): Promise<unknown> =>
       (await cache.wrap(`for ${ttl}`, () => ttl, { ttl: (value) => value, raw: true }))!.expires;
     expect(await expires(0)).toBeUndefined();
@@ -95,7 +95,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     expect(await cache.wrap('over', () => 'over', { ttl: () => -1 })).toBe('over');
   });
 
-  it('keeps no value whose load began before it was forgotten', async () => {
+  it('does not keep a value whose load began before its key was deleted', async () => {
     const old = Promise.withResolvers<string>();
     const loading = cache.wrap('k', () => old.promise);
     await cache.del('k');
@@ -104,7 +104,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     expect(await cache.wrap('k', () => 'new')).toBe('new');
   });
 
-  it('asks again before the end where it is told to, and nobody waits', async () => {
+  it('refreshes early in the background if there is a refresh threshold', async () => {
     let asked = 0;
     const load = (): number => (asked += 1);
     expect(await cache.wrap('early', load, 60_000)).toBe(1);
@@ -117,7 +117,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     expect(asked).toBe(3);
   });
 
-  it('asks again for what was not there, and keeps null', async () => {
+  it('loads again after undefined, and keeps null', async () => {
     let asked = 0;
     const answers = [undefined, null, 1];
     const load = () => answers[asked++];
@@ -128,7 +128,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     expect(asked).toBe(2);
   });
 
-  it('gives values that may be changed, and stay as they were', async () => {
+  it('returns values that callers may change without changing the cache', async () => {
     const read: (() => Promise<{ list: number[] } | undefined>)[] = [
       () => cache.wrap('mine', () => ({ list: [1] }), 60_000),
       () => cache.get<{ list: number[] }>('mine'),
@@ -142,7 +142,7 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     }
   });
 
-  it('reads, writes and forgets', async () => {
+  it('reads, writes, deletes and clears', async () => {
     expect(await cache.get('none')).toBeUndefined();
     expect(await cache.set('a', { b: 1 })).toEqual({ b: 1 });
     await cache.mset([

@@ -120,7 +120,7 @@ describeRedis('caches of several processes over one Redis', () => {
     ['deleted', (space: Namespace<unknown>) => space.delete('k')],
     ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
     ['cleared', (space: Namespace<unknown>) => space.clear()],
-  ])('is told what another one has %s', async (_, change) => {
+  ])('sees that another process has %s an entry', async (_, change) => {
     const [here, there] = await two();
     await here.set('k', 1, { tags: ['t'] });
     await warm(there, 'k');
@@ -130,7 +130,7 @@ describeRedis('caches of several processes over one Redis', () => {
     await until(async () => (await there.get('k')) === now);
   });
 
-  it('writes what is written at once in few questions, however large it is', async () => {
+  it('writes many entries in few calls to Redis, even if some are large', async () => {
     const [here, there] = await two();
     const large = 'x'.repeat(400_000);
     const values = Array.from({ length: 300 }, (_, at) => [`k${at}`, at % 100 === 0 ? large + at : at] as const);
@@ -151,7 +151,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('does in one call as much as it is asked to, a page at a time', async () => {
+  it('handles 25,000 keys or tags in one call', async () => {
     const [here, there] = await two();
     const all = Array.from({ length: 25_000 }, (_, at) => `k${at}`);
     await here.invalidateTags(...all);
@@ -163,13 +163,13 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(all.filter((key) => found.get(key)?.value !== key)).toEqual([]);
   });
 
-  it('lets what fails for one key fail for no other that is asked about at the same time', async () => {
+  it('isolates a key that fails in Redis from others that are loaded at the same time', async () => {
     const engine = await nodeOf(redis.url);
     const here = engine.namespace<string>(name);
     const there = (await nodeOf(redis.url)).namespace<string>(name);
     const people = await createClient({ url: redis.url }).connect();
     try {
-      // Someone else has put a list where an entry should be, so the script fails for it.
+      // Another client has put a list where an entry should be, so the script fails for it.
       await people.lPush(`cache:e:{${name}:odd}`, 'odd');
       const keys = ['a', 'odd', 'b'];
       const load = (key: string) => here.getOrSet(key, () => `loaded ${key}`);
@@ -181,7 +181,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('is told what people do by hand, and what Redis does by itself', async () => {
+  it('handles entries and tags that other clients delete, flush or overwrite in Redis', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
     try {
@@ -220,7 +220,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('throws away after a clear what is from before it, and nothing that was written since', async () => {
+  it('deletes after a clear the entries from before it, and none written since', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       const people = await createClient({ url: redis.url }).connect();
       try {
@@ -247,11 +247,11 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('throws away what is written and cleared again while it throws away what is from before', async () => {
+  it('deletes entries that are written and cleared again while an earlier clear is still deleting', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       const people = await createClient({ url: redis.url }).connect();
       try {
-        // So that everything is in the page that was requested.
+        // This makes all keys fit into the page that is held back.
         await people.flushAll();
         await there.set('k', 1);
         await warm(here, 'k');
@@ -271,7 +271,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('says that it could not throw away what was cleared, and begins again', async () => {
+  it('reports that cleared entries could not be deleted from Redis, and retries', async () => {
     const proxy = await RedisProxy.start(redis.port);
     const people = await createClient({ url: redis.url }).connect();
     const complaints: string[] = [];
@@ -298,7 +298,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('deletes however many keys there are, a page at a time', async () => {
+  it('deletes any number of keys page by page', async () => {
     const engine = await nodeOf(redis.url, { deadlineMs: 1_000 });
     const cache = cacheManagerOf(engine.namespace<unknown>(name));
     const keys = Array.from({ length: 200_000 }, (_, at) => `k ${at}`);
@@ -315,7 +315,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('leaves no counter behind that was cleared, and those that count since', async () => {
+  it('deletes cleared counters, but not those that were incremented since or belong to other namespaces', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
     try {
@@ -335,7 +335,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('keeps what says that nothing was invalidated, for as long as somebody uses what was kept under it', async () => {
+  it('extends the versions of tags and namespaces in Redis while their entries are used', async () => {
     const day = 24 * 3_600_000;
     const [here] = await two();
     const people = await createClient({ url: redis.url }).connect();
@@ -359,7 +359,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('asks for that once a week, though it is known in the process', async () => {
+  it('reads the versions of tags and namespaces from Redis once a week, even if it knows them', async () => {
     const people = await createClient({ url: redis.url }).connect();
     jest.useFakeTimers({
       doNotFake: ['Date', 'performance', 'hrtime', 'nextTick', 'queueMicrotask', 'setImmediate', 'setTimeout'],
@@ -385,7 +385,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('asks the source once for all of them', async () => {
+  it('loads once for concurrent reads in several processes', async () => {
     const [here, there] = await two();
     let asked = 0;
     const answer = Promise.withResolvers<void>();
@@ -402,7 +402,7 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(asked).toBe(1);
   });
 
-  it('takes over from one that has died while it asked the source, and its late answer does not get in', async () => {
+  it('takes over the load of a process that has stopped, whose late value is not kept', async () => {
     const [here, there] = await two();
     const late = Promise.withResolvers<number>();
     let asked = 0;
@@ -411,7 +411,7 @@ describeRedis('caches of several processes over one Redis', () => {
       return late.promise;
     });
     await until(() => asked > 0);
-    // It renews nothing any more, which is all that others notice.
+    // It no longer renews its lease, which is all that others notice.
     open[0]!.stop();
     expect(await there.getOrSet('k', () => 2)).toBe(2);
     late.resolve(1);
@@ -419,7 +419,7 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(await there.get('k')).toBe(2);
   });
 
-  it('takes over from one that nobody hears of while it asks the source, and refuses what that one brings then', async () => {
+  it('takes over the load of a process that is cut off from Redis, and rejects its late value', async () => {
     await throughProxy({}, async ({ proxy, engine, here, there }) => {
       const late = Promise.withResolvers<number>();
       let asked = 0;
@@ -442,7 +442,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('does not keep in the process what was invalidated while it came out of Redis', async () => {
+  it('does not keep a value in the process that was invalidated while it was read from Redis', async () => {
     await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
       await there.get('other');
@@ -463,21 +463,24 @@ describeRedis('caches of several processes over one Redis', () => {
   it.each([
     ['cleared', (space: Namespace<unknown>) => space.clear()],
     ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
-  ])('lets one win alone, though it has not heard yet what was %s', async (_, change) => {
-    await throughProxy({}, async ({ proxy, here, there }) => {
-      await there.set('k', 1, { tags: ['t'] });
-      await warm(there, 'k');
-      // Notifications come over the same connection.
-      proxy.holdBack('TIME');
-      await until(() => proxy.holdsBack);
-      await change(here);
-      expect(await there.get('k')).toBe(1);
-      const lock = (space: Namespace<unknown>) => space.compareAndSet('lock', null, 1, { tags: ['t'] });
-      expect(await lock(there)).toMatchObject({ isWritten: true });
-      expect(await lock(here)).toMatchObject({ isWritten: false });
-      proxy.thaw();
-    });
-  });
+  ])(
+    'lets one process win a compareAndSet, even before the other is notified that entries were %s',
+    async (_, change) => {
+      await throughProxy({}, async ({ proxy, here, there }) => {
+        await there.set('k', 1, { tags: ['t'] });
+        await warm(there, 'k');
+        // Notifications come over the same connection.
+        proxy.holdBack('TIME');
+        await until(() => proxy.holdsBack);
+        await change(here);
+        expect(await there.get('k')).toBe(1);
+        const lock = (space: Namespace<unknown>) => space.compareAndSet('lock', null, 1, { tags: ['t'] });
+        expect(await lock(there)).toMatchObject({ isWritten: true });
+        expect(await lock(here)).toMatchObject({ isWritten: false });
+        proxy.thaw();
+      });
+    },
+  );
 
   interface Seen {
     old: string;
@@ -485,26 +488,26 @@ describeRedis('caches of several processes over one Redis', () => {
   }
   it.each([
     [
-      'forgets what was written since',
+      'deletes a value that was written since',
       (there: Namespace<unknown>, { written }: Seen) => there.compareAndDelete('k', written),
       { isDeleted: true },
     ],
     [
-      'writes over what was written since',
+      'overwrites a value that was written since',
       (there: Namespace<unknown>, { written }: Seen) => there.compareAndSet('k', written, 3),
       { isWritten: true },
     ],
     [
-      'does not take what was written since for nothing',
+      'does not treat a value that was written since as absent',
       (there: Namespace<unknown>) => there.compareAndSet('k', null, 3),
       { isWritten: false },
     ],
     [
-      'does not write over what was invalidated',
+      'does not overwrite a value that was invalidated',
       (there: Namespace<unknown>, { old }: Seen) => there.compareAndSet('old', old, 3),
       { isWritten: false, version: null },
     ],
-  ])('%s, though it has not heard of the invalidation yet', async (_, change, outcome) => {
+  ])('%s, even before it is notified of the invalidation', async (_, change, outcome) => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       const { version: old } = await there.set('old', 1, { tags: ['t'] });
       await warm(there, 'old');
@@ -518,7 +521,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('forgets what was written after a clear, though it has not heard of it yet', async () => {
+  it('deletes a value that was written after a clear, even before it is notified of the clear', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       await toldAll(here, there);
       proxy.holdBack('TIME');
@@ -530,7 +533,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('asks again before the end for what comes out of Redis, and nobody waits', async () => {
+  it('refreshes an entry from Redis early, once and in the background', async () => {
     const [here, there] = await two();
     await here.getOrSet('k', () => 1, { ttl: 60_000 });
     const next = Promise.withResolvers<number>();
@@ -544,7 +547,7 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(load).toHaveBeenCalledTimes(1);
   });
 
-  it('asks once before the end, also where nothing stays in the process and others look in Redis meanwhile', async () => {
+  it('attempts a failing early refresh once, even if no entry stays in the process', async () => {
     const here = (await nodeOf(redis.url)).namespace<unknown>(name);
     const engine = await nodeOf(redis.url, {}, 1);
     const there = engine.namespace<unknown>(name);
@@ -560,7 +563,7 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(load).toHaveBeenCalledTimes(1);
   });
 
-  it('counts anew after a clear, though it has not heard of it yet', async () => {
+  it('restarts counters after a clear, even before it is notified of it', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       // From here on, that process knows the version of the namespace by which its counters are named.
       await toldAll(here, there);
@@ -575,7 +578,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('gives nothing out of the process that may be old, once it has not heard of Redis for too long', async () => {
+  it('serves values from the process only as stale after Redis has been silent for too long', async () => {
     const deadlineMs = 300;
     await throughProxy({ silenceMs: 900, deadlineMs }, async ({ proxy, here, there }) => {
       await here.set('k', 1, { ttl: 60_000 });
@@ -598,7 +601,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('gives nothing old out of the process after its connection was lost, however short that was', async () => {
+  it('serves no old value as fresh after its connection was lost for a short time', async () => {
     await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
       await toldAll(here, there);
@@ -620,7 +623,7 @@ describeRedis('caches of several processes over one Redis', () => {
   it.each([
     ['cleared', (space: Namespace<unknown>) => space.clear()],
     ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
-  ])('has nothing stand in that was %s where Redis had lost all it knew', async (_, change) => {
+  ])('does not serve a value as stale that was %s after Redis had lost its data', async (_, change) => {
     const port = await freePort();
     let own = await startRedis({ port });
     try {
@@ -651,14 +654,14 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it.each(['deadlineMs', 'silenceMs'])('refuses a %s that is no limit', (limit) => {
+  it.each(['deadlineMs', 'silenceMs'])('rejects an invalid %s', (limit) => {
     for (const ms of [Number.NaN, 0, -1, 2 ** 31, Number.POSITIVE_INFINITY])
       expect(() => new CacheEngine({ redis: { url: redis.url, [limit]: ms } })).toThrow(
         `redis.${limit} is ${ms}; it must be a number of milliseconds from 1 to 2147483647`,
       );
   });
 
-  it('answers in time while Redis stands still, and goes on by itself', async () => {
+  it('loads in time while Redis is suspended, and recovers by itself', async () => {
     const own = await startRedis();
     try {
       const engine = await nodeOf(own.url, { silenceMs: 300, deadlineMs: 100 });
@@ -684,7 +687,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('asks it again, though the clock is set back meanwhile', async () => {
+  it('closes its circuit breaker again even if the clock is set back', async () => {
     await throughProxy({ deadlineMs: 300 }, async ({ proxy, there }) => {
       proxy.down();
       // Waits until the circuit is open.
@@ -701,7 +704,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('leaves a connection that is half open, though something is asked over it all the time', async () => {
+  it('replaces a half-open connection even if commands are still sent over it', async () => {
     await throughProxy({ deadlineMs: 100, silenceMs: 1_000 }, async ({ proxy, there }) => {
       await there.set('k', 1);
       proxy.strand();
@@ -710,7 +713,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
-  it('does nothing later that it could not do in time while it was connected to for the first time', async () => {
+  it('does not execute commands later that timed out during the first connection attempt', async () => {
     const own = await startRedis();
     const people = await createClient({ url: own.url }).connect();
     const engine = new CacheEngine({ redis: { url: own.url }, complain: () => undefined });
@@ -746,11 +749,11 @@ describeRedis('caches of several processes over one Redis', () => {
     expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
   });
 
-  it('does not connect over and over again where each connection ends at once, and is back when they last', async () => {
+  it('backs off while each connection ends at once, and recovers afterwards', async () => {
     const own = await startRedis();
     try {
       const space = (await nodeOf(own.url)).namespace<number>(name);
-      // One connection for commands and one for tracking, each four times a second and occasionally once more.
+      // Two connections, for commands and for tracking, are made four times a second each, and occasionally once more.
       expect(await cutOff(own)).toBeLessThan(16);
       await until(() => space.set('k', 1).then(Boolean, () => false));
       await warm(space, 'k');
@@ -759,7 +762,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('says that it was not started', async () => {
+  it('reports that it was not started', async () => {
     const complaints: string[] = [];
     const engine = new CacheEngine({ redis: { url: redis.url }, complain: (it) => complaints.push(it) });
     const space = engine.namespace<number>(name);
@@ -767,7 +770,7 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(complaints).toEqual([expect.stringContaining('call start()')]);
   });
 
-  it('says nothing of Redis when it is stopped itself', async () => {
+  it('reports no failure of Redis when it is stopped', async () => {
     const complaints: string[] = [];
     for (let time = 0; time < 20; time += 1) {
       const limits = { silenceMs: 4 + time };
@@ -782,7 +785,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('says that Redis refuses what it is asked, and goes on without it', async () => {
+  it('reports that Redis rejects a command, and loads without it', async () => {
     const own = await startRedis();
     const people = await createClient({ url: own.url }).connect();
     const complaints: string[] = [];
@@ -805,7 +808,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('reads, invalidates and forgets in a Redis that is full, and gives out nothing old instead of what it does not take', async () => {
+  it('reads and invalidates while Redis is full, and serves no old value in place of a rejected write', async () => {
     const own = await startRedis();
     const people = await createClient({ url: own.url }).connect();
     const memory = async (): Promise<number> => Number(/used_memory:(\d+)/.exec(await people.info('memory'))![1]);
@@ -860,7 +863,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('has Redis keep what is used, though it is read in the process alone, where Redis throws away what nobody reads', async () => {
+  it('protects an entry that is read only in the process from LRU eviction in Redis', async () => {
     const own = await startRedis();
     const people = await createClient({ url: own.url }).connect();
     try {
@@ -888,7 +891,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('has Redis keep what whole namespaces depend on, however many tags become known', async () => {
+  it('keeps touching the version of a namespace in Redis while many new tags become known', async () => {
     const people = await createClient({ url: redis.url }).connect();
     const engine = await nodeOf(redis.url);
     const space = engine.namespace<unknown>(name);
@@ -917,7 +920,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('has Redis keep all that is known, in half a minute once more, however much it is', async () => {
+  it('touches 60,000 tags in Redis at a rate that covers all of them in 30 seconds', async () => {
     const own = await startRedis();
     const people = await createClient({ url: own.url }).connect();
     try {
@@ -942,7 +945,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('leaves a server that is not in charge any more for the one that is', async () => {
+  it('switches from a demoted master to the new one', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
     try {
@@ -968,7 +971,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('leaves a server that is not in charge any more, though its name stands for that for a while', async () => {
+  it('switches to the new master even if the address leads to the demoted one for a while', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
     const people = await createClient({ url: first.url }).connect();
@@ -981,7 +984,7 @@ describeRedis('caches of several processes over one Redis', () => {
       const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
       const space = engine.namespace<number>(name);
       await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
-      // It tracks elsewhere next, and has connected to the old server once more for commands.
+      // It no longer tracks changes at the old server, but has connected to it once more for commands.
       await until(async () => {
         const { listens, others } = await connected();
         return !listens && others === 1;
@@ -1002,7 +1005,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('starts without Redis, loads by itself, and uses it once it is there', async () => {
+  it('starts and loads without Redis, and uses it once it is available', async () => {
     const port = await freePort();
     const engine = new CacheEngine({ redis: { url: `redis://127.0.0.1:${port}` }, complain: () => undefined }).start();
     open.push(engine);
@@ -1022,7 +1025,7 @@ describeRedis('caches of several processes over one Redis', () => {
   });
 });
 
-/** For each master, a key that lies there. */
+/** For each master, a key that is stored there. */
 const keysOnEach = async (cluster: RedisCluster, name: string): Promise<string[]> => {
   const keys = cluster.servers.map(() => '');
   for (let count = 0; keys.includes(''); count += 1)
@@ -1038,7 +1041,7 @@ describeRedis('a cache over a cluster of three masters', () => {
   });
   afterAll(() => cluster?.stop());
 
-  it('is used from the first call on', async () => {
+  it('works from the first call on', async () => {
     const engine = new CacheEngine({ redis: { url: cluster.url, deadlineMs: 5_000 } }).start();
     open.push(engine);
     const space = engine.namespace<number>(randomUUID());
@@ -1046,7 +1049,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await space.get('k')).toBe(1);
   });
 
-  it('keeps, tells, counts and clears on every one of them', async () => {
+  it('stores, notifies, counts and clears on every master', async () => {
     const name = randomUUID();
     const keys = Array.from({ length: 60 }, (_, at) => `k ${at}`);
     const here = (await nodeOf(cluster.url)).namespace<unknown>(name);
@@ -1069,7 +1072,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await here.find('k')).toMatchObject({ value: 1 });
   });
 
-  it('gives nothing out of the process while any one of them stands still, and goes on by itself', async () => {
+  it('serves values from the process only as stale while any master is suspended, and recovers by itself', async () => {
     const silenceMs = 1_000;
     const engine = await nodeOf(cluster.url, { silenceMs, deadlineMs: 300 });
     const here = (await nodeOf(cluster.url)).namespace<unknown>(randomUUID());
@@ -1097,7 +1100,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     }
   });
 
-  it('writes and forgets what is being moved from one of them to another, and none of it comes back', async () => {
+  it('writes and deletes a key while its slot migrates, and no old value comes back', async () => {
     const name = randomUUID();
     const here = (await nodeOf(cluster.url)).namespace<number>(name);
     const there = (await nodeOf(cluster.url)).namespace<number>(name);
@@ -1124,7 +1127,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await here.getOrSet('k', () => 4)).toBe(4);
   });
 
-  it('writes nothing more of a key that is being moved once it has said that it could not', async () => {
+  it('does not execute a write to a migrating slot later that failed', async () => {
     const name = randomUUID();
     const here = (await nodeOf(cluster.url, { deadlineMs: 500 })).namespace<number>(name);
     const moved = `{${name}:k}`;
@@ -1134,7 +1137,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     const end = await cluster.move(moved);
     process.kill(pid, 'SIGSTOP');
     try {
-      // The lease, which is removed first, would still be there.
+      // A write first removes the lease, for which Redis redirects to the suspended target of the migration.
       await expect(here.set('k', 2)).rejects.toThrow(CacheUnavailable);
     } finally {
       process.kill(pid, 'SIGCONT');
@@ -1145,7 +1148,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await here.get('k')).toBe(1);
   });
 
-  it('leaves nothing under a key that is being moved where a full Redis refuses what is written there', async () => {
+  it('leaves no value under a key of a migrating slot if a full Redis rejects the write', async () => {
     const here = (await nodeOf(cluster.url)).namespace<number>(randomUUID());
     await here.set('k', 1);
     await warm(here, 'k');
@@ -1162,7 +1165,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     }
   });
 
-  it('asks for what is being moved before its end now and then, though it cannot keep that', async () => {
+  it('limits early refreshes of a key whose slot migrates, even if their values cannot be stored', async () => {
     const space = (await nodeOf(cluster.url)).namespace<number>(randomUUID(), { ttl: 60_000 });
     await space.set('k', 1);
     await warm(space, 'k');
@@ -1176,7 +1179,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(load.mock.calls.length).toBeLessThan(3);
   });
 
-  it('gives leases and writes over versions once what is being moved is there', async () => {
+  it('grants a lease and overwrites a version in a migrating slot once the migration ends', async () => {
     const engine = await nodeOf(cluster.url);
     const [one, other] = [engine.namespace<number>(randomUUID()), engine.namespace<number>(randomUUID())];
     await other.set('k', 1);
@@ -1190,7 +1193,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await other.get('k')).toBe(2);
   });
 
-  it('does not connect over and over again to one of them that ends each connection at once', async () => {
+  it('backs off while one master ends each connection at once, and recovers afterwards', async () => {
     const own = await startRedisCluster();
     try {
       const space = (await nodeOf(own.url)).namespace<number>(randomUUID());
@@ -1204,7 +1207,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     }
   });
 
-  it('takes away the lease of who loads what is being moved', async () => {
+  it('revokes a lease if its key is deleted while the slot migrates', async () => {
     const space = (await nodeOf(cluster.url)).namespace<number>(randomUUID());
     const leased = await space.findOrLease('k', 60_000);
     const lease = 'lease' in leased ? leased.lease! : '';
@@ -1215,7 +1218,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await space.get('k')).toBeUndefined();
   });
 
-  it('says so where it was given one of them alone', async () => {
+  it('reports that it was given the address of a single master', async () => {
     const complaints: string[] = [];
     const complain = (message: string) => complaints.push(message);
     const redis = { url: cluster.servers[0]!.url, deadlineMs: 5_000 };
@@ -1230,7 +1233,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     );
   });
 
-  it('serves what is not being moved to a master of which nobody has heard yet', async () => {
+  it('serves other keys while a slot migrates to a master that is not known yet', async () => {
     const growing = await startRedisCluster({ spares: 1 });
     try {
       const space = (await nodeOf(growing.url)).namespace<number>(randomUUID());
@@ -1247,7 +1250,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     }
   });
 
-  it('keeps on every one of them what is written after a clear', async () => {
+  it('keeps entries and counters on every master that were written after a clear', async () => {
     const name = randomUUID();
     const here = (await nodeOf(cluster.url)).namespace<number>(name);
     const there = (await nodeOf(cluster.url)).namespace<number>(name);

@@ -13,19 +13,19 @@ const lying = (sieve: Sieve<Kept>, keys: string): string =>
     .filter((key) => sieve.get(key)?.of === key)
     .join('');
 
-it('makes room by the oldest that was not read, and lets what was read stand once more', () => {
+it('evicts the oldest entry that was not read, and gives entries that were read a second chance', () => {
   const sieve = new Sieve<Kept>(3);
   for (const key of 'abc') keep(sieve, key);
   sieve.get('a');
   keep(sieve, 'd');
   expect(sieve.evictions).toBe(1);
-  // Continues where the hand was: `a` was read before that, `c` never.
+  // The hand continues where it was: `a` was read before that, `c` never.
   keep(sieve, 'e');
   expect(lying(sieve, 'abcde')).toBe('ade');
   expect(sieve.evictions).toBe(2);
 });
 
-it('goes on with what is newer where that which comes next is deleted', () => {
+it('continues with the next newer entry if the one at the hand is deleted', () => {
   const sieve = new Sieve<Kept>(3);
   for (const key of 'abc') keep(sieve, key);
   sieve.get('a');
@@ -36,7 +36,7 @@ it('goes on with what is newer where that which comes next is deleted', () => {
   expect(lying(sieve, 'abcdef')).toBe('aef');
 });
 
-it('makes room where everything was read', () => {
+it('evicts the oldest entry if all were read', () => {
   const sieve = new Sieve<Kept>(3);
   for (const key of 'abc') keep(sieve, key);
   expect(lying(sieve, 'abc')).toBe('abc');
@@ -44,7 +44,7 @@ it('makes room where everything was read', () => {
   expect(lying(sieve, 'abcd')).toBe('bcd');
 });
 
-it('lets go of what lay there for a value that is too large, and of nothing else', () => {
+it('removes only the previous value of a key whose new value is too large', () => {
   const sieve = new Sieve<Kept>(3);
   for (const key of 'abc') keep(sieve, key);
   keep(sieve, 'a', 4);
@@ -52,7 +52,7 @@ it('lets go of what lay there for a value that is too large, and of nothing else
   expect([sieve.bytes, sieve.size, sieve.evictions]).toEqual([2, 2, 0]);
 });
 
-it('passes over a bounded number at a time, however many were read', () => {
+it('passes over a bounded number of read entries per eviction', () => {
   const count = 5_000;
   const sieve = new Sieve<Kept>(count);
   for (let at = 0; at < count; at += 1) keep(sieve, `${at}`);
@@ -62,7 +62,7 @@ it('passes over a bounded number at a time, however many were read', () => {
   expect(sieve.get('1000')).toBeUndefined();
 });
 
-it('never holds more bytes than it may, nor another value than was put last, whatever is done', () => {
+it('never exceeds its bytes, nor returns another value than the last one, under random operations', () => {
   const random = new SeededRandom(testSeed() >>> 0);
   const most = 100;
   const sieve = new Sieve<Kept>(most);

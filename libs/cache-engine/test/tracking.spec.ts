@@ -42,14 +42,14 @@ afterEach(() => {
   server?.close();
 });
 
-it('connects ever more seldom to who ends each connection at once', async () => {
+it('backs off from a server that ends each connection at once', async () => {
   await trackThrough((client) => client.destroy());
   await sleep(2_000);
   expect(connected).toBeGreaterThan(3);
   expect(connected).toBeLessThan(15);
 });
 
-it('waits a second at the most before it connects again, and not as long as others do', () => {
+it('waits at most one second before it reconnects, with jitter', () => {
   const waits = Array.from({ length: 200 }, () => reconnectAfterMs(20));
   expect(Math.max(...waits)).toBeLessThanOrEqual(1_000);
   expect(Math.min(...waits)).toBeGreaterThanOrEqual(500);
@@ -57,14 +57,14 @@ it('waits a second at the most before it connects again, and not as long as othe
   expect(reconnectAfterMs(0)).toBeLessThanOrEqual(25);
 });
 
-describeRedis('to a Redis that is there', () => {
+describeRedis('tracking a running Redis', () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await startRedis();
   });
   afterAll(() => redis?.stop());
 
-  /** Until `isOver`, each connection is closed once tracking is turned on over it. */
+  /** Until `isOver`, each connection is closed once tracking is enabled on it. */
   const throughWhoEndsIt = async (): Promise<{ isOver: boolean }> => {
     const ending = { isOver: false };
     await trackThrough((client) => {
@@ -79,7 +79,7 @@ describeRedis('to a Redis that is there', () => {
     return ending;
   };
 
-  it('does not connect over and over again to who ends each connection once it tells of changes', async () => {
+  it('backs off while each connection ends once tracking is enabled, and recovers afterwards', async () => {
     const ending = await throughWhoEndsIt();
     await sleep(2_000);
     expect(connected).toBeGreaterThan(3);
@@ -88,7 +88,7 @@ describeRedis('to a Redis that is there', () => {
     await until(() => tracking.isHeardOf);
   });
 
-  it('may be stopped while it waits to connect again', async () => {
+  it('can be stopped while it waits to reconnect', async () => {
     await throughWhoEndsIt();
     await sleep(400);
     expect(connected).toBeGreaterThan(0);

@@ -6,13 +6,13 @@ const standStill = (ms: number): void => {
   for (const until = performance.now() + ms; performance.now() < until;);
 };
 
-it('takes an answer that has come while this process was at a standstill', async () => {
+it('accepts an answer that arrived while the event loop was blocked', async () => {
   const answered = within(20, 'looking', () => stat(import.meta.filename));
   standStill(200);
   expect((await answered).isFile()).toBe(true);
 });
 
-it('gives up what does not answer', async () => {
+it('rejects if there is no answer in time', async () => {
   await expect(within(20, 'waiting', () => new Promise(() => undefined))).rejects.toThrow(
     'waiting: no answer within 20 ms',
   );

@@ -55,7 +55,7 @@ afterEach(async () => {
   }
 });
 
-it('reaches an instance at each address of a name, by that name, and follows when they change', async () => {
+it('reaches an instance at each address of a host name, by that name, and follows changes', async () => {
   const { port } = new URL(upstream.origins[0] as string);
   const from = (...hosts: string[]) => new Set(hosts.map((host) => `${host} as order.test:${port}`));
   addresses = ['127.0.0.1'];
@@ -66,14 +66,14 @@ it('reaches an instance at each address of a name, by that name, and follows whe
   await eventually(async () => expect(await answers(4)).toEqual(from('127.0.0.2')));
 });
 
-it('asks each of them when asked to', async () => {
+it('sends a request to each instance, and returns the outcome of each', async () => {
   addresses = ['127.0.0.1', '127.0.0.2', '127.0.0.3'];
   const each = await upstream.getFromEach('/', 10_000);
   expect(each.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'fulfilled', 'rejected']);
   for (const it of each) if (it.status === 'fulfilled') await it.value.body.dump();
 });
 
-it('says why the level of the log of an instance is not known, also when it answers without one', async () => {
+it('reports the log level of an instance, or that it answered without a known one', async () => {
   const [one, other] = [{ level: 'debug' }, {}].map((body) => createServer((_, it) => it.end(JSON.stringify(body))));
   servers.push(one!.listen(0, '127.0.0.1'), other!.listen(0, '127.0.0.1'));
   await Promise.all([once(one!, 'listening'), once(other!, 'listening')]);
@@ -92,7 +92,7 @@ it('says why the level of the log of an instance is not known, also when it answ
   }
 });
 
-it('has what is refused by one that is full carried out by another also where its address is gone meanwhile', async () => {
+it('repeats a request that a full instance refused, even if its address was removed meanwhile', async () => {
   const { port } = new URL(upstream.origins[0]!);
   const asked = Promise.withResolvers<ServerResponse>();
   const full = createServer(({ method }, response) => {
@@ -143,7 +143,7 @@ const instanceOf = (name: keyof typeof made) => {
   return Instance;
 };
 
-describe('an instance to which as many are connected as may be', () => {
+describe('an instance at its maximum of connections', () => {
   const log: string[] = [];
   const write = (...parts: unknown[]): void => void log.push(parts.map(String).join(' '));
   const logger = { log: write, warn: write, error: write };
@@ -190,7 +190,7 @@ describe('an instance to which as many are connected as may be', () => {
     Logger.overrideLogger(false);
   });
 
-  it('has what it refuses carried out once by another, is not taken for one that stops, and is taken back', async () => {
+  it('has refused requests carried out once by another, is not logged as stopping, and is used again later', async () => {
     const [full, other] = await startEach([
       ['full', 1],
       ['other', 100],
@@ -207,7 +207,7 @@ describe('an instance to which as many are connected as may be', () => {
     await eventually(async () => expect(await send('GET')).toEqual([200, 'full']));
   });
 
-  it('does not say that nothing was done where it was sent to another before, whose connection broke', async () => {
+  it('does not replace the error of an instance that was tried before, and broke the connection, by its refusal', async () => {
     const breaking = createServer(({ socket }) => socket.destroy()).listen(0, '127.0.0.1');
     servers.push(breaking);
     await once(breaking, 'listening');
@@ -218,7 +218,7 @@ describe('an instance to which as many are connected as may be', () => {
       await expect(send('GET')).rejects.toThrow(/other side closed|ECONNRESET/);
   });
 
-  it('says so itself where there is no other, and answers as soon as it can', async () => {
+  it('refuses with its own 503 if it is alone, and serves requests when it has room again', async () => {
     const [full] = await startEach([['full', 1]]);
     things = upstreamAt([full!]);
     await fill(full!);

@@ -59,7 +59,7 @@ const expected = [
   [431, expect.stringMatching(/^With the header fields that the gateway adds/)],
 ];
 
-it('a request that is too large with what the gateway adds is refused by the gateway, and one that is smaller goes through', async () => {
+it('the gateway refuses a head that its own header fields make too large, and forwards smaller ones', async () => {
   const answers = {
     // Host, Authorization and Connection are sent as well.
     byFields: await Promise.all(Array.from({ length: 18 }, (_, less) => ask(fields(limits.headers - 3 - less)))),

@@ -59,7 +59,7 @@ const cache: DocumentPart = {
 };
 
 describe('the merged document', () => {
-  it('has what is routed, what the gateway answers itself, and the schemas these need, in order', () => {
+  it('has the routed paths, those of the gateway and the schemas they need, in a fixed order', () => {
     const merged = mergeDocuments(own, [order, cache]);
     expect(Object.keys(merged)).toEqual(['openapi', 'info', 'tags', 'paths', 'components']);
     expect(Object.keys(merged.paths)).toEqual(['/orders/{id}', '/orders', '/order', '/cache', '/health/live']);
@@ -72,14 +72,14 @@ describe('the merged document', () => {
     );
   });
 
-  it('of nothing is the own one, and no input is changed', () => {
+  it('of no parts is that of the gateway, and no input is changed', () => {
     const before = JSON.stringify([own, order]);
     expect(mergeDocuments(own, [])).toEqual(own);
     mergeDocuments(own, [order]);
     expect(JSON.stringify([own, order])).toBe(before);
   });
 
-  it('keeps the places of the own tags, and puts others before them', () => {
+  it('keeps the tags of the gateway, and puts others before them', () => {
     const tagged = documentOf({}, {}, { tags: [{ name: 'health', description: 'own' }] });
     const others = [{ name: 'cache' }, { name: 'health', description: 'other' }];
     const part = { ...cache, document: { ...cache.document, tags: others } };
@@ -87,7 +87,7 @@ describe('the merged document', () => {
     expect(Object.keys(mergeDocuments(tagged, [part]))).toEqual(['openapi', 'info', 'tags', 'paths', 'components']);
   });
 
-  it('has different schemas of one name under two, and what leads to them as well', () => {
+  it('renames different schemas of the same name, and updates the references to them', () => {
     const schemas = {
       CacheValue: { properties: { order: { $ref: '#/components/schemas/Order' } } },
       Order: { properties: { line: { $ref: '#/components/schemas/Line' } } },
@@ -106,7 +106,7 @@ describe('the merged document', () => {
     });
   });
 
-  it('has schemas that lead to each other once, where they are the same', () => {
+  it('has equal recursive schemas once', () => {
     const schemas = {
       CacheValue: { $ref: '#/components/schemas/Tree' },
       Tree: { items: { $ref: '#/components/schemas/Tree' } },
@@ -116,7 +116,7 @@ describe('the merged document', () => {
     expect(merge(own, [part, again]).document.components!.schemas).toEqual({ ...schemas, Problem: problem });
   });
 
-  it('leaves no two operations one name', () => {
+  it('renames an operation whose id is taken', () => {
     const other = { ...cache, document: documentOf({ '/cache': { get: operation('getOrder') } }, {}) };
     const { document, renamed } = merge(own, [order, other]);
     expect(document.paths['/orders/{id}']!.get!.operationId).toBe('getOrder');
@@ -124,7 +124,7 @@ describe('the merged document', () => {
     expect(renamed).toEqual(['cache_getOrder']);
   });
 
-  it('is refused when a schema is missing', () => {
+  it('is not created if a schema is missing', () => {
     const other = { ...cache, document: documentOf({ '/cache': { get: operation('get', 'Nothing') } }, {}) };
     expect(() => mergeDocuments(own, [other])).toThrow(/cache refers to the schema Nothing/);
   });

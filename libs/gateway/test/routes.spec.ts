@@ -15,7 +15,7 @@ const upstreams = upstreamsIn({
 });
 const isBelow = (path: string, prefix: string): boolean => path === prefix || path.startsWith(`${prefix}/`);
 
-it('knows every address of the document as that of a service, its own, or one that is asked from inside', async () => {
+it('every path of the document belongs to a service or the gateway, except those of each instance', async () => {
   const paths = Object.keys((await readDocument()).paths);
   const prefixes = [...upstreams.flatMap((it) => it.prefixes), ...ownPrefixes];
   const ofEach = paths.filter((path) => !prefixes.some((it) => isBelow(path, it)));
@@ -25,7 +25,7 @@ it('knows every address of the document as that of a service, its own, or one th
   expect(unused).toEqual(['/docs', '/openapi.json']);
 });
 
-it('knows at which addresses a POST is carried out once for each key: where the document says so', async () => {
+it('the routes where a POST takes an idempotency key are those that the document declares', async () => {
   const posts = Object.entries((await readDocument()).paths).flatMap(([template, { post }]) => {
     const path = template.replaceAll(/\{\w+\}/g, 'some-id');
     const upstream = upstreams.find(({ prefixes }) => prefixes.some((it) => isBelow(path, it)));

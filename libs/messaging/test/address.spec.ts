@@ -53,18 +53,18 @@ describe('an address', () => {
     expect(faults(text)).toHaveLength(1);
   });
 
-  it('says what is supported when a scheme is not', () => {
+  it('is rejected with the supported schemes, or with the part that is not host:port', () => {
     expect(faults('amqp://localhost:5672')[0]).toMatch(/in-process:.*tcp:\/\/.*redis:\/\/.*nats:\/\//);
     expect(faults('tcp://inventory')[0]).toContain('"inventory" is not host:port');
   });
 
-  it('names exactly one place to listen at', () => {
+  it('to listen at over TCP has exactly one host and port', () => {
     expect(faults('tcp://a:1,b:2', listenAddress)).toEqual(['must name exactly one host:port to listen at']);
     expect(faults('tcp://a:1', listenAddress)).toEqual([]);
     expect(faults('nats://a:1,b:2', listenAddress)).toEqual([]);
   });
 
-  it('is told without credentials', () => {
+  it('is displayed without credentials', () => {
     expect(addressText(address.parse('redis://me:secret@h:6379/2'))).toBe('redis://h:6379/2');
     expect(addressText(address.parse('rediss://me:secret@h:6379'))).toBe('rediss://h:6379');
     expect(addressText(address.parse('nats://me:secret@a:1,b:2'))).toBe('nats://a:1,b:2');
@@ -72,7 +72,7 @@ describe('an address', () => {
   });
 });
 
-it('every address that the documentation sets is one', () => {
+it('every address in the documentation is valid', () => {
   const texts = ['README.md', ...globSync('docs/**/*.md')].flatMap((file) =>
     [...readFileSync(file, 'utf8').matchAll(/\b[A-Z]+_(?:AT|LISTEN)=(?<text>[^\s`]+)/g)].map(
       ({ groups }) => groups!['text']!,
@@ -83,7 +83,7 @@ it('every address that the documentation sets is one', () => {
 });
 
 describe('a balance policy', () => {
-  it('is least-loaded unless another is named', () => {
+  it('is least-loaded by default, and must be a known one', () => {
     expect(balancePolicy.parse(undefined)).toBe('least-loaded');
     expect(balancePolicy.parse('round-robin')).toBe('round-robin');
     expect(balancePolicy.safeParse('fastest').success).toBe(false);

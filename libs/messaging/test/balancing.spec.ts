@@ -76,7 +76,7 @@ const load = (callers: number, call: (id: string) => Promise<unknown>) => {
 const carriedOut = (instances: readonly Instance[]): string[] => instances.flatMap(({ journal }) => journal.carriedOut);
 
 describe('instances over TCP', () => {
-  it('are rolled one by one under load, and each request is carried out once', async () => {
+  it('are restarted one by one under load, and each request is carried out once', async () => {
     const at = await ports(3);
     const running = await Promise.all(at.map((port) => start(port)));
     const all = [...running];
@@ -95,7 +95,7 @@ describe('instances over TCP', () => {
     expect(carriedOut(all).toSorted()).toEqual(calls.ids.toSorted());
   });
 
-  it('may be killed: what can be repeated does not fail, and of the rest what was on its way there', async () => {
+  it('that are killed fail no idempotent request, and of the others at most those in flight', async () => {
     const at = await ports(3);
     const [victim] = await Promise.all([
       startElsewhere(at[0] as number),
@@ -116,7 +116,7 @@ describe('instances over TCP', () => {
     );
   });
 
-  it('that hang are left out after some calls, and used again when they go on', async () => {
+  it('that hang are left out after some calls, and used again when they respond', async () => {
     const at = await ports(2);
     const [hanging, other] = await Promise.all([startElsewhere(at[0] as number), start(at[1] as number)]);
     const client = messenger.clientFor(probeContract, tcpAt(...at), { balance: 'round-robin' });
@@ -134,7 +134,7 @@ describe('instances over TCP', () => {
     expect(other.journal.carriedOut.length).toBeGreaterThan(before);
   });
 
-  it('are found over another connection when nothing comes over one, however soon each caller gives up', async () => {
+  it('are reached over another connection if one stays silent, even if each caller gives up early', async () => {
     const port = await freePort();
     await start(port);
     let connections = 0;
@@ -151,7 +151,7 @@ describe('instances over TCP', () => {
     expect(connections).toBe(2);
   });
 
-  it('keep the connection over which they have answered a probe, and nothing of it', async () => {
+  it('keep the connection of an answered probe, but no listeners of the probe', async () => {
     const port = await freePort();
     await start(port);
     let connections = 0;
@@ -173,7 +173,7 @@ describe('instances over TCP', () => {
     expect(connections).toBe(1);
   });
 
-  it('that are slow get little to do', async () => {
+  it('that are slow get less than a quarter of the requests of others', async () => {
     const at = await ports(3);
     const [slow, ...fast] = await Promise.all(at.map((port) => start(port)));
     const client = messenger.clientFor(probeContract, tcpAt(await delayed(at[0] as number, 100), ...at.slice(1)));
@@ -185,7 +185,7 @@ describe('instances over TCP', () => {
       expect((slow as Instance).journal.carriedOut.length).toBeLessThan(journal.carriedOut.length / 4);
   });
 
-  it('that fail whatever they are asked, and at once, get next to nothing', async () => {
+  it('that fail every request at once get less than 2 % of them', async () => {
     const at = await ports(3);
     const others = await Promise.all([start(at[1] as number), start(at[2] as number)]);
     // An instance with another secret, and a different service that was configured as an instance by mistake.
@@ -200,7 +200,7 @@ describe('instances over TCP', () => {
     expect(others.every(({ journal }) => journal.carriedOut.length > 0)).toBe(true);
   });
 
-  it('that live and are not ready get nothing until they are', async () => {
+  it('that are alive but not ready get no requests until they are ready', async () => {
     const at = await ports(2);
     const leaving = await start(at[0] as number);
     await start(at[1] as number);
@@ -225,7 +225,7 @@ describe('instances over TCP', () => {
   });
 
   const onLinux = process.platform === 'linux' ? it : it.skip;
-  onLinux('find out about callers that have gone without a word', async () => {
+  onLinux('keep connections alive by TCP, to notice callers that are gone', async () => {
     const port = await freePort();
     await start(port);
     const client = messenger.clientFor(probeContract, tcpAt(port));
@@ -233,7 +233,7 @@ describe('instances over TCP', () => {
     await eventually(async () => expect(await timersOf(port)).toEqual(['keepalive']));
   });
 
-  it('that are all dead are not asked much more than there are requests', async () => {
+  it('that are all dead get few more attempts than there are requests', async () => {
     const cutters = await Promise.all([startCutter(), startCutter(), startCutter()]);
     const metrics = new Metrics();
     const measured = new Messenger(metrics);
@@ -263,7 +263,7 @@ describe('instances over TCP', () => {
   });
 });
 
-describe('a name', () => {
+describe('a host name', () => {
   const at = { host: 'probe.test', port: 0 };
   /** The addresses that the name resolves to; the whole of 127/8 is this machine. */
   let addresses: readonly string[] | Error;
@@ -284,7 +284,7 @@ describe('a name', () => {
     return new Set(replies.map(({ by }) => by));
   };
 
-  it('stands for an instance at each of its addresses, which come and go while calls run', async () => {
+  it('leads to an instance at each of its addresses, which may change while calls run', async () => {
     const port = await freePort();
     const one = await start(port, '127.0.0.1', 'one');
     await start(port, '127.0.0.2', 'two');
@@ -307,7 +307,7 @@ describe('a name', () => {
     expect(await whoAnswers(client)).toEqual(new Set(['two']));
   });
 
-  it('is looked up at once when none of its instances is reached', async () => {
+  it('is looked up at once if none of its instances can be reached', async () => {
     const port = await freePort();
     await start(port, '127.0.0.2', 'two');
     addresses = ['127.0.0.1'];
@@ -317,7 +317,7 @@ describe('a name', () => {
     await eventually(async () => expect(await codeOf(client.call('ping', undefined))).toBe('answered'));
   });
 
-  it('that has no address is said, and is looked up again while calls come', async () => {
+  it('without an address fails calls with that cause, and is looked up again', async () => {
     const port = await freePort();
     await start(port);
     addresses = new Error('getaddrinfo ENOTFOUND probe.test');
@@ -330,14 +330,14 @@ describe('a name', () => {
     await eventually(async () => expect(await codeOf(client.call('ping', undefined))).toBe('answered'));
   });
 
-  it('of this machine is found by the system', async () => {
+  it('of this machine is resolved by the system', async () => {
     const port = await freePort();
     await start(port);
     const client = messenger.clientFor(probeContract, { scheme: 'tcp', endpoints: [{ host: 'localhost', port }] });
     for (let call = 0; call < 5; call += 1) expect(await codeOf(client.call('ping', undefined))).toBe('answered');
   });
 
-  it('has instances that take so many calls at once, and what is too much is refused at once', async () => {
+  it('has a limit of calls in flight to each instance, beyond which calls are refused', async () => {
     const port = await freePort();
     const instances = [await start(port, '127.0.0.1'), await start(port, '127.0.0.2')];
     addresses = ['127.0.0.1', '127.0.0.2'];

@@ -97,7 +97,7 @@ export function contractSuite({ name, place }: Distance): void {
       loggedErrors.length = 0;
     });
 
-    it('brings back the typed reply', async () => {
+    it('returns the typed reply', async () => {
       const reply = await client.call('echo', sample);
       expect(reply.at).toStrictEqual(sample.at);
       expect(reply.nested.moments).toStrictEqual([new Date(0), null]);
@@ -110,13 +110,13 @@ export function contractSuite({ name, place }: Distance): void {
       expect(await client.call('ping', undefined)).toBeUndefined();
     });
 
-    it.each(Object.keys(comparedCalls))('is compared over all distances: %s', async (which) => {
+    it.each(Object.keys(comparedCalls))('is recorded for a comparison of all transports: %s', async (which) => {
       const outcome = await outcomeOf((comparedCalls[which] as (client: Client) => Promise<unknown>)(client));
       (outcomes[which] ??= {})[name] = outcome;
       expect(outcome).toMatchObject('reply' in (outcome as object) ? {} : { isCleaveError: true });
     });
 
-    it('that nobody answers is told from one that fails', async () => {
+    it('without a handler is distinguished from one that fails', async () => {
       const calls = [client.call('orphan', {}), client.call('refuse', { how: 'crash' })];
       const failures = await Promise.all(calls.map((call) => call.catch((error: unknown) => error)));
       expect(failures.map(isNotAnswered)).toEqual([true, false]);
@@ -137,7 +137,7 @@ export function contractSuite({ name, place }: Distance): void {
     });
 
     it.each(['unlisted', 'crash', 'wrong-reply'] as const)(
-      'tells the caller nothing of an unexpected failure (%s) and the log everything',
+      'hides an unexpected failure (%s) from the caller, and logs all of it',
       async (how) => {
         const outcome = await outcomeOf(client.call('refuse', { how }));
         expect(outcome).toMatchObject({ code: 'internal', extensions: {} });
@@ -148,7 +148,7 @@ export function contractSuite({ name, place }: Distance): void {
       },
     );
 
-    it('says where a request is wrong, without sending it', async () => {
+    it('reports which fields of a request are invalid', async () => {
       const outcome = await outcomeOf(
         client.call('echo', { ...sample, at: 'today', nested: { moments: [] } } as never),
       );
@@ -157,7 +157,7 @@ export function contractSuite({ name, place }: Distance): void {
       expect((extensions['faults'] as { path: string }[]).map(({ path }) => path)).toEqual(['at', 'nested.deep']);
     });
 
-    it('passes through the pipeline of Nest', async () => {
+    it('passes through guards, pipes and interceptors of Nest', async () => {
       instance.journal.pipeline.length = 0;
       await client.call('echo', sample, { metadata: { tenant: 'acme' } });
       const pipes = instance.journal.pipeline.filter((step) => step === 'pipe').length;
@@ -183,7 +183,7 @@ export function contractSuite({ name, place }: Distance): void {
       expect(await client.call('metadata', {})).toMatchObject({ tenant: 'default', key: null, trace: null });
     });
 
-    it('gives nothing to a stranger', async () => {
+    it('over the network is rejected without a signature or with that of another secret', async () => {
       if (isNear) return;
       const strangers: [string, Signing | undefined][] = [
         ['is not signed', undefined],
@@ -199,7 +199,7 @@ export function contractSuite({ name, place }: Distance): void {
       }
     });
 
-    it('is refused at once where too many are under way, unless they are those of one process', async () => {
+    it('is refused while its operation is at the limit, unless it stays in one process', async () => {
       const limiter = instance.app.get(Admission, { strict: false }).limiterOf('probe.ping');
       const entered = Array.from({ length: limiter.limit }, () => limiter.enter());
       const outcome = await outcomeOf(client.call('ping', undefined));
@@ -212,7 +212,7 @@ export function contractSuite({ name, place }: Distance): void {
       expect(limiter.inFlight).toBe(0);
     });
 
-    it('is given up at the deadline, which can only be shortened', async () => {
+    it('fails at its deadline, which a caller can only shorten', async () => {
       const waiting = client.call('wait', { id: `slow ${name}` }, { deadlineMs: 50 });
       expect(await outcomeOf(waiting)).toMatchObject({
         code: 'deadline-exceeded',
@@ -225,20 +225,20 @@ export function contractSuite({ name, place }: Distance): void {
       expect(deadline_at.getTime()).toBeLessThan(Date.now() + 60_000);
     });
 
-    it('is not sent after its deadline', async () => {
+    it('fails without being carried out if its deadline has passed', async () => {
       const before = instance.journal.carriedOut.length;
       const past = { metadata: { deadlineAt: new Date(Date.now() - 1) } };
       expect(await codeOf(client.call('once', { id: 'late' }, past))).toBe('deadline-exceeded');
       expect(instance.journal.carriedOut).toHaveLength(before);
     });
 
-    it('keeps 200 concurrent ones apart', async () => {
+    it('gets its own reply among 200 concurrent ones', async () => {
       const texts = Array.from({ length: 200 }, (_, index) => `call ${index}`);
       const replies = await Promise.all(texts.map((text) => client.call('echo', { ...sample, text })));
       expect(replies.map(({ text }) => text)).toEqual(texts);
     });
 
-    it('carries what is large, once, up to the limit of the operation and not beyond', async () => {
+    it('carries large values, once, up to the limit of the operation', async () => {
       const text = '"\\☃'.repeat(150_000);
       expect((await client.call('flood', text)) === text).toBe(true);
       // JSON adds two quotes to a string.
@@ -249,7 +249,7 @@ export function contractSuite({ name, place }: Distance): void {
       expect(instance.journal.carriedOut.slice(before)).toEqual(['flood']);
     });
 
-    it('rejects at once when it is aborted, and others go on', async () => {
+    it('is rejected when it is aborted, while others go on', async () => {
       const [given, kept, never] = ['given up', 'kept', 'never'].map((it) => `${it} ${name}`) as [
         string,
         string,
@@ -271,7 +271,7 @@ export function contractSuite({ name, place }: Distance): void {
       expect(instance.journal.carriedOut).not.toContain(never);
     });
 
-    it('finishes when the application closes meanwhile', async () => {
+    it('is finished before the application closes, which then refuses others', async () => {
       const { listen, at } = await place(1);
       const leaving = await startInstance(listen);
       const messenger = isNear ? leaving.messenger : new Messenger();
@@ -307,7 +307,7 @@ export function farSuite({ name, place }: Distance): void {
       await Promise.all(running.splice(0).map((instance) => instance.close()));
     });
 
-    it('are not asked by what cannot be made, and who wanted to ask hears of it', async () => {
+    it('cannot be called if signing fails, and the caller gets the cause', async () => {
       const { listen, at } = await place(1);
       await start(listen[0] as Address, 'one');
       const signing = new Signing(new ServiceSecrets(['s'.repeat(32)]), () => {
@@ -335,7 +335,7 @@ export function farSuite({ name, place }: Distance): void {
       expect(carriedOut.sort()).toEqual([...ids].sort());
     });
 
-    it('come and go under load without a request lost or repeated', async () => {
+    it('stop and start under load without a lost or repeated request', async () => {
       const { listen, at } = await place(2);
       const [here, there] = listen as [Address, Address];
       const instances = [await start(here, 'one'), await start(there, 'two')];
@@ -370,7 +370,7 @@ export function farSuite({ name, place }: Distance): void {
       expect(carriedOut.sort()).toEqual([...sent].sort());
     });
 
-    it('are unavailable at once while there is none, and found again when they are back', async () => {
+    it('are unavailable while there is none, and found again when one is back', async () => {
       const { listen, at } = await place(1);
       const [here] = listen as [Address];
       const client = messenger.clientFor(probeContract, at);
@@ -384,7 +384,7 @@ export function farSuite({ name, place }: Distance): void {
       expect(second.journal.carriedOut).toEqual(['b']);
     });
 
-    it('that are killed lose no request that may be repeated, and repeat no other', async () => {
+    it('that are killed lose no idempotent request, and no other request is repeated', async () => {
       const { listen, at } = await place(2);
       const killed = await startProcess(listen[0] as Address);
       const { journal } = await start(listen[1] as Address, 'other');
@@ -412,14 +412,14 @@ export function farSuite({ name, place }: Distance): void {
       expect(journal.carriedOut).not.toContain(`${unrepeatable}`);
     });
 
-    it('are not asked for a module by another name', async () => {
+    it('do not answer calls to a module of another name', async () => {
       const { listen, at } = await place(1);
       await start(listen[0] as Address, 'one');
       const stranger = messenger.clientFor({ ...probeContract, name: 'stranger' }, at);
       expect(['internal', 'unavailable']).toContain(await codeOf(stranger.call('ping', undefined)));
     });
 
-    it('share the connections of one client', async () => {
+    it('are reached over one route by all clients of a messenger', async () => {
       const { listen, at } = await place(1);
       await start(listen[0] as Address, 'one');
       const clients = [messenger.clientFor(probeContract, at), messenger.clientFor(probeContract, at)];
@@ -438,7 +438,7 @@ export interface Broker {
 }
 
 export function brokerSuite(startBroker: () => Promise<Broker>): void {
-  it('are unavailable at once while the server is dead, and go on by themselves when it is back', async () => {
+  it('fail as unavailable while the server is dead, and succeed again when it is back', async () => {
     const broker = await startBroker();
     const instance = await startInstance([broker.at]);
     const messengers = [new Messenger(), new Messenger()] as const;
@@ -471,7 +471,7 @@ export function brokerSuite(startBroker: () => Promise<Broker>): void {
     await Promise.all(messengers.map((it) => it.onApplicationShutdown()));
   });
 
-  it('are taken once the server is there, for which the start waits and says so', async () => {
+  it('are served once the server is up, for which the start waits and logs that it does', async () => {
     const { at, kill, revive } = await startBroker();
     await kill();
     const starting = startInstance([at]);

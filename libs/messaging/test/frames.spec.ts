@@ -12,16 +12,16 @@ describe('frames', () => {
     { pattern: 'probe.ask', id: '4', data: { meta: { tenant: 'a' }, body: '"12#"' } },
   ];
 
-  it('are told apart where they stand one behind the other', () => {
+  it('are parsed from a text that contains several of them', () => {
     expect(packetsIn(packets.map(frameOf).join(''))).toEqual(packets);
     expect(packetsIn('')).toEqual([]);
   });
 
-  it.each(['no frame', '3#{}', '2#{}x', '-1#', '2.5#{}'])('are told from what is none: %s', (text) => {
+  it.each(['no frame', '3#{}', '2#{}x', '-1#', '2.5#{}'])('cannot be parsed from malformed text: %s', (text) => {
     expect(() => packetsIn(text)).toThrow(SyntaxError);
   });
 
-  it('of one turn leave in one piece, and what is large at once', async () => {
+  it('of one turn are sent in one write, and large ones at once', async () => {
     const server = createServer().listen(0, '127.0.0.1');
     await once(server, 'listening');
     const socket = connect((server.address() as AddressInfo).port, '127.0.0.1');

@@ -7,7 +7,7 @@ import { Signing } from '../src/signing.js';
 import { operationOf } from '../src/wire.js';
 import { probeContract } from './probe.js';
 
-describe('what is asked in the same process', () => {
+describe('a call in the same process', () => {
   it('waits while the application starts, and is refused once it has stopped', async () => {
     const hub = new InProcessHub();
     const client = contractClient(probeContract, new InProcessRoute(hub));
@@ -21,7 +21,7 @@ describe('what is asked in the same process', () => {
     await expect(client.call('wait', { id: 'late' })).rejects.toMatchObject({ code: 'unavailable' });
   });
 
-  it('leaves nothing behind where the way to it fails at once', async () => {
+  it('leaves no timer or listener behind if its route throws', async () => {
     const timers = () => process.getActiveResourcesInfo().filter((it) => it === 'Timeout').length;
     const { signal } = new AbortController();
     const route = {
@@ -40,7 +40,7 @@ describe('what is asked in the same process', () => {
     expect(timers()).toBe(before);
   });
 
-  it('is told what cannot be made once the application has started', async () => {
+  it('that waited for the start of the application fails if it cannot be signed', async () => {
     const hub = new InProcessHub();
     const secrets = new ServiceSecrets(['s'.repeat(32)]);
     const signing = new Signing(secrets, () => {

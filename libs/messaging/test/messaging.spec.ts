@@ -81,14 +81,14 @@ describe('TCP', () => {
     return { port: (server.address() as AddressInfo).port, asked: () => asked };
   };
 
-  it('asks another instance when one refuses the connection, whatever the operation', async () => {
+  it('calls another instance if one refuses the connection, even for an operation that is not idempotent', async () => {
     const port = await freePort();
     await start(port);
     const client = messenger.clientFor(probeContract, tcpAt(await freePort(), port), { balance: 'round-robin' });
     for (let call = 0; call < 6; call += 1) await client.call('once', { id: `${call}` });
   });
 
-  it('repeats a request that was lost on the way only where that is safe', async () => {
+  it('repeats a request that was lost with its connection only if it is idempotent', async () => {
     const port = await freePort();
     const { journal } = await start(port);
     const cutter = await startCutter();
@@ -108,7 +108,7 @@ describe('TCP', () => {
     expect(journal.carriedOut.filter((id) => id === 'x')).toHaveLength(1);
   });
 
-  it('opens a second connection to a lone address, behind which others may be', async () => {
+  it('repeats an idempotent request over a second connection to a lone address, which may hide more instances', async () => {
     const cutter = await startCutter();
     const client = messenger.clientFor(probeContract, tcpAt(cutter.port));
     expect(await codeOf(client.call('ping', undefined))).toBe('unavailable');
@@ -117,7 +117,7 @@ describe('TCP', () => {
     expect(cutter.asked()).toBe(3);
   });
 
-  it('says at once that another port is meant where the other side speaks HTTP', async () => {
+  it('reports that an HTTP port is the wrong one, and ends an HTTP connection to its own port', async () => {
     const rest = createHttpServer((_request, response) => void response.end()).listen(0, '127.0.0.1');
     await once(rest, 'listening');
     running.push(rest);
@@ -133,7 +133,7 @@ describe('TCP', () => {
     await expect(fetch(`http://127.0.0.1:${port}/health/ready`, { signal })).rejects.toThrow('fetch failed');
   });
 
-  it('lets go of whoever speaks another protocol, also where they go on', async () => {
+  it('closes a connection with another protocol, even if more data keeps coming', async () => {
     const port = await freePort();
     await start(port);
     const stranger = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
@@ -162,7 +162,7 @@ describe('TCP', () => {
       running.push({ close: () => caller.close() });
     });
 
-    it('answers in the form that is agreed', async () => {
+    it('answers in the wire format, and refuses after the deadline', async () => {
       expect(
         await ask('probe.wait', { meta: { ...meta, remainingMs: 0 }, body: '{"id":"x"}' }).catch((it) => it),
       ).toEqual({
@@ -180,7 +180,7 @@ describe('TCP', () => {
       expect(await ask('probe.wait', { meta, body: '{"id":"x"}' })).toBe('"x"');
     });
 
-    it('refuses what is not a request', async () => {
+    it('refuses malformed, invalid and oversized requests', async () => {
       const refused = (data: unknown) => ask('probe.once', data).catch((error: unknown) => error);
       expect(await refused('nonsense')).toMatchObject({ code: 'invalid-request' });
       expect(await refused({ meta, body: '{' })).toMatchObject({ code: 'invalid-request' });
@@ -196,7 +196,7 @@ describe('TCP', () => {
       expect(instance.journal.carriedOut).toEqual([]);
     });
 
-    it('carries out nothing that comes in any other way', async () => {
+    it('carries out neither events nor patterns in another form', async () => {
       await firstValueFrom(caller.emit('probe.once', { id: 'stolen' }), { defaultValue: undefined });
       const written = await ask('"probe.once"', { id: 'stolen' }).catch((error: unknown) => error);
       expect(written).toMatch(/no matching message handler/);
@@ -204,7 +204,7 @@ describe('TCP', () => {
       expect(instance.journal.carriedOut).toEqual(['asked']);
     });
 
-    it('still answers what arrives while it drains', async () => {
+    it('still answers a request that arrives while it drains', async () => {
       const accepted = ask('probe.wait', { meta, body: '{"id":"held"}' });
       await instance.journal.arrived('held');
       const notice = once(caller.unwrap<Socket>(), 'message');
@@ -217,7 +217,7 @@ describe('TCP', () => {
     });
   });
 
-  it('is listened for at that address of a name at which callers look for it', async () => {
+  it('listens at the first address of a host name, where callers look for it', async () => {
     const lookup = (host: string) => Promise.resolve(host === 'two.test' ? ['127.0.0.2', '127.0.0.3'] : []);
     const at = { host: 'two.test', port: await freePort() };
     const server = new TcpServer(at, {} as never, undefined, undefined, lookup);
@@ -229,7 +229,7 @@ describe('TCP', () => {
     await server.close();
   });
 
-  it('says what is wrong with a place to listen at', async () => {
+  it('explains why it cannot listen at an address', async () => {
     const port = await freePort();
     await start(port);
     await expect(startInstance([tcpAt(port)])).rejects.toThrow(
@@ -242,7 +242,7 @@ describe('TCP', () => {
   });
 });
 
-it('an application does not start without a module that is said to be in-process', async () => {
+it('an application does not start without a module that is configured as in-process', async () => {
   const absent = { ...probeContract, name: 'inventory' };
   await expect(startInstance([], 'one', [probeContract, absent])).rejects.toThrow(
     'inventory is configured as in-process:, but it does not run in this process. Set INVENTORY_AT to the address where it runs.',
@@ -272,14 +272,14 @@ describeWithRedis('Redis', () => {
   contractSuite(overRedis);
   farSuite(overRedis);
   describe('requests', () => {
-    it('are not waited for where Redis refuses the password', () => {
+    it('cannot be listened for if Redis refuses the password', () => {
       const at = address.parse(redis.url.replace('//', '//somebody:wrong@'));
       return expect(startInstance([at])).rejects.toThrow(
         /^Cannot listen for messages at redis:.*WRONGPASS.*: correct the user and the password in its address$/,
       );
     });
 
-    it('are not waited for where the certificate of Redis is not trusted', async () => {
+    it('cannot be listened for if the certificate of Redis is not trusted', async () => {
       const certificate = await selfSignedCertificate();
       const hands = createClient({ url: redis.url });
       try {
@@ -336,14 +336,14 @@ describeWithNats('NATS', () => {
     const started: NatsServer[] = [];
     afterAll(() => Promise.all(started.map((it) => it.stop())));
 
-    it('are not waited for where NATS refuses the password', () => {
+    it('cannot be listened for if NATS refuses the password', () => {
       const at = address.parse(nats.url.replace('//', '//place-1:wrong@'));
       return expect(startInstance([at])).rejects.toThrow(
         /^Cannot listen for messages at nats:.*Authorization Violation: correct the user and the password, or the token/i,
       );
     });
 
-    it('are not waited for where the certificate of NATS is not trusted', async () => {
+    it('cannot be listened for if the certificate of NATS is not trusted', async () => {
       const certificate = await selfSignedCertificate();
       const { cert, key } = certificate.files;
       const secured = await startNats({ config: `tls { cert_file: "${cert}", key_file: "${key}" }` });
@@ -365,7 +365,7 @@ describeWithNats('NATS', () => {
   });
 });
 
-describe('the distance', () => {
+describe('the transport', () => {
   it.each(Object.keys(comparedCalls))('makes no difference to the outcome: %s', (which) => {
     const [first, ...others] = Object.entries(outcomes[which] ?? {});
     expect(others.length).toBeGreaterThan(0);

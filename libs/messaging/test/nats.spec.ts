@@ -65,7 +65,7 @@ describeWithNats('requests over NATS', () => {
     await Promise.all(running.splice(0).map((it) => it.close()));
   });
 
-  it('may be sixteen times as large as what NATS takes, both ways, and are carried out once', async () => {
+  it('and replies may be 16 times the maximum payload of NATS, and are carried out once', async () => {
     const [one, other] = [await start(), await start()];
     expect(hands.info?.max_payload).toBe(1_048_576);
     const most = 'x'.repeat(probeContract.operations.torrent.maxBytes - 2);
@@ -77,7 +77,7 @@ describeWithNats('requests over NATS', () => {
     expect((await failureOf(client.call('torrent', `${most}x`))).code).toBe('payload-too-large');
   });
 
-  it('keep within what a server takes that takes less', async () => {
+  it('respect a smaller maximum payload of the server', async () => {
     const strict = await startNats({ config: 'max_payload: 2048' });
     running.push({ close: () => strict.stop() });
     const there = address.parse(strict.url) as NatsAddress;
@@ -87,7 +87,7 @@ describeWithNats('requests over NATS', () => {
     expect(await Promise.all(texts.map((text) => call('flood', text)))).toEqual(texts);
   });
 
-  it('have one subscription a client, and leave nothing behind', async () => {
+  it('use one subscription per client, and leave none behind', async () => {
     const instance = await start();
     await Promise.all(Array.from({ length: 50 }, (_, id) => client.call('once', { id: `${id}` })));
     await client.call('flood', 'x'.repeat(3_000_000));
@@ -100,7 +100,7 @@ describeWithNats('requests over NATS', () => {
     expect(loggedErrors).toEqual([]);
   });
 
-  it('that are given up are forgotten, however large', async () => {
+  it('that are cancelled leave nothing in memory, even large ones', async () => {
     const instance = await start();
     const caller = new AbortController();
     const held = client.call('wait', { id: 'held' }, { signal: caller.signal });
@@ -117,7 +117,7 @@ describeWithNats('requests over NATS', () => {
     await client.call('ping', undefined);
   });
 
-  it('are refused at once where nobody is, and soon where the last instance was killed over them', async () => {
+  it('are refused if there is no instance, or if the last one is killed while it handles them', async () => {
     expect((await failureOf(client.call('once', { id: '1' }))).detail).toMatch(/^No instance of probe takes requests/);
     const last = await startProcess(at);
     const got = last.hasGot(() => true);
@@ -130,7 +130,7 @@ describeWithNats('requests over NATS', () => {
     });
   });
 
-  it('that may be repeated are answered in time though an instance stands still', async () => {
+  it('that are idempotent are answered in time although one instance is suspended', async () => {
     const [still] = await Promise.all([startProcess(at), start()]);
     try {
       const asked = (count: number) =>
@@ -145,7 +145,7 @@ describeWithNats('requests over NATS', () => {
     }
   });
 
-  it('that may be repeated go to the group once more where the only one that could say that it is present stands still', async () => {
+  it('that are idempotent are sent to the group once more if no instance reports that it is present', async () => {
     const silent = { callback: () => undefined };
     const [asked, lookedFor] = [carriedSubject('probe'), presentSubject('probe')].map((it) =>
       hands.subscribe(it, silent),
@@ -164,7 +164,7 @@ describeWithNats('requests over NATS', () => {
     lookedFor!.unsubscribe();
   });
 
-  it('of an instance that is merely slow, or leaving, stay with it', async () => {
+  it('are not taken over from an instance that is slow or shutting down', async () => {
     const slow = await start();
     const held = client.call('wait', { id: 'held' });
     await slow.journal.arrived('held');
@@ -186,12 +186,12 @@ describeWithNats('requests over NATS', () => {
       decodeFrame((await hands.request(requestSubject(`probe.${operation}`), message, { timeout: 30_000 })).data);
     const meta = { tenant: 'default', remainingMs: 10_000 };
 
-    it('are answered in the form that is agreed', async () => {
+    it('are answered in the wire format', async () => {
       await start();
       expect(await ask('once', encodeFrame({ meta }, '{"id":"x"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
     });
 
-    it('are refused where they are none', async () => {
+    it('are refused or ignored if they are malformed', async () => {
       const { journal } = await start();
       const whole = [encodeFrame({}), encodeFrame({ meta }), encodeFrame({ meta: 1 }, '{"id":"x"}')];
       for (const nonsense of ['', '\n', 'x', '1\n', 'null\n{}', ...whole]) {
@@ -216,7 +216,7 @@ describeWithNats('requests over NATS', () => {
       return encodeFrame({ offer });
     };
 
-    it('are refused while so much is being fetched that memory may not do', async () => {
+    it('are refused while pending offers use up the memory for large requests, and taken again afterwards', async () => {
       await start();
       expect((await ask('once', offerMuch())).head['err']).toMatchObject({ code: 'unavailable' });
       // A request in one message needs no fetching, and once the offers have expired, there is room for others.
@@ -225,7 +225,7 @@ describeWithNats('requests over NATS', () => {
       await eventually(async () => expect((await client.call('torrent', large)) === large).toBe(true));
     });
 
-    it('are refused where they offer nonsense, after which memory is as limited as before', async () => {
+    it('are refused with a malformed offer, which does not change the memory limit', async () => {
       await start();
       const right = { at: 'cleave.test.silent', bytes: 1, withinMs: 1_000 };
       const wrong = [null, 1, {}, { ...right, at: 'two words' }, { ...right, bytes: '1' }, { ...right, bytes: -1 }];
@@ -236,7 +236,7 @@ describeWithNats('requests over NATS', () => {
       expect((await ask('once', offerMuch())).head['err']).toMatchObject({ code: 'unavailable' });
     });
 
-    it('do not deafen a client to which they offer nonsense as a reply that it does not wait for', async () => {
+    it('do not break a client that gets a malformed offer as a reply that it does not expect', async () => {
       const heard = new Promise<string>((resolve) =>
         hands.subscribe(requestSubject('probe.*'), { max: 1, callback: (_, { reply }) => resolve(String(reply)) }),
       );
@@ -249,7 +249,7 @@ describeWithNats('requests over NATS', () => {
       await client.call('ping', undefined, { deadlineMs: 2_000 });
     });
 
-    it('come to nothing when what they offer is gone', async () => {
+    it('are not carried out if the content they offer is gone', async () => {
       const { journal } = await start();
       const offer = { at: 'nowhere', bytes: 1_000_000, withinMs: 10_000 };
       hands.publish(requestSubject('probe.once'), encodeFrame({ offer }), { reply: 'nobody' });

@@ -57,7 +57,7 @@ describeWithRedis('requests over Redis', () => {
   /** The id of an entry contains its time of writing: `1-1` is in 1970. */
   const writeRequest = (operation: string, request: object, entryId = '*') =>
     hands.xAdd(keys.requests, entryId, waitingRequest(operation, request));
-  /** Cuts the connection of the only instance that reads. */
+  /** A transaction that begins by cutting the connection of the only instance that reads. */
   const cutReader = async () => {
     const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
     const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
@@ -92,7 +92,7 @@ describeWithRedis('requests over Redis', () => {
     await Promise.all(running.splice(0).map((instance) => instance.close()));
   });
 
-  it('leave nothing behind', async () => {
+  it('leave no entries or consumers behind in Redis', async () => {
     const instance = await start();
     await Promise.all(Array.from({ length: 50 }, (_, id) => client.call('once', { id: `${id}` })));
     expect(await hands.xLen(keys.requests)).toBe(0);
@@ -111,7 +111,7 @@ describeWithRedis('requests over Redis', () => {
     expect(journal.carriedOut).toEqual(['fresh']);
   });
 
-  it('are carried out in time whatever the clock of the machine is set to', async () => {
+  it('are answered in time even if the local clock is set ahead by an hour', async () => {
     await start();
     await client.call('ping', undefined);
     const now = Date.now.bind(Date);
@@ -123,7 +123,7 @@ describeWithRedis('requests over Redis', () => {
     }
   });
 
-  it('that a dead instance had read are repeated if that is safe, and refused otherwise', async () => {
+  it('that a dead instance had read are repeated if they are idempotent, and refused otherwise', async () => {
     await pretendInstance('dead', 60_000);
     await writeRequest('wait', { id: 'late' }, '1-1');
     const safe = client.call('wait', { id: 'safe' });
@@ -140,7 +140,7 @@ describeWithRedis('requests over Redis', () => {
     expect(journal.carriedOut).toEqual(['safe']);
   });
 
-  it('that a slow but living instance has read stay with it', async () => {
+  it('that a slow but live instance has read are not taken over', async () => {
     const one = await start();
     const held = client.call('wait', { id: 'held' });
     await one.journal.arrived('held');
@@ -158,11 +158,11 @@ describeWithRedis('requests over Redis', () => {
     expect(await held).toBe('held');
   });
 
-  it('that were delivered but never arrived are taken up when the connection is back', async () => {
+  it('that were lost with a connection on delivery are carried out after the reconnect', async () => {
     const { journal } = await start();
     await client.call('ping', undefined);
     const [consumer] = await hands.xInfoConsumers(keys.requests, group);
-    // Delivers a request in its name that never arrives, as if it had been on the way.
+    // Delivers a request to this consumer that never arrives, as if the connection had broken on the way.
     const cut = (await cutReader())
       .xAdd(keys.requests, '*', waitingRequest('once', { id: 'on the way' }))
       .xReadGroup(group, consumer?.name as string, { key: keys.requests, id: '>' });
@@ -171,7 +171,7 @@ describeWithRedis('requests over Redis', () => {
     expect(journal.carriedOut).toEqual(['on the way']);
   });
 
-  it('that were taken over but never arrived are not carried out where another may have done so', async () => {
+  it('that were taken over but lost with a connection are carried out only if they are idempotent', async () => {
     const { journal } = await start();
     await client.call('ping', undefined);
     const [consumer] = await hands.xInfoConsumers(keys.requests, group);
@@ -187,7 +187,7 @@ describeWithRedis('requests over Redis', () => {
     expect(journal.carriedOut).toEqual(['safe']);
   });
 
-  it('are all answered or refused when the last instance leaves', async () => {
+  it('are all answered or refused when the last instance shuts down, and only answered ones are carried out', async () => {
     const instance = await start();
     await client.call('ping', undefined);
     const ids = Array.from({ length: 600 }, (_, id) => `${id}`);
@@ -200,7 +200,7 @@ describeWithRedis('requests over Redis', () => {
     expect(instance.journal.carriedOut.sort()).toEqual(answered.sort());
   });
 
-  it('are let in by the limiter alone: the first that is too many is refused at once, and others are answered', async () => {
+  it('beyond the limit of an operation are refused, while those of other operations are answered', async () => {
     const { app, journal } = await start();
     const { limit } = app.get(Admission, { strict: false }).limiterOf('probe.wait');
     const ids = Array.from({ length: limit }, (_, id) => `${id}`);
@@ -213,7 +213,7 @@ describeWithRedis('requests over Redis', () => {
     expect(await Promise.all(held)).toEqual(ids);
   });
 
-  it('are left to another instance by one that has no room for them', async () => {
+  it('are mostly answered by another instance while one is at its limit', async () => {
     const full = await start();
     await start();
     const limiter = full.app.get(Admission, { strict: false }).limiterOf('probe.ping');
@@ -229,7 +229,7 @@ describeWithRedis('requests over Redis', () => {
     expect(became.filter((it) => it !== 'answered').length).toBeLessThan(100);
   });
 
-  it('that cannot be answered take no others with them', async () => {
+  it('without a channel for the reply do not affect others', async () => {
     await start();
     await hands.xAdd(keys.requests, '*', { pattern: 'probe.ping', meta: '{"remainingMs":10000}', body: '' });
     expect(await Promise.all(Array.from({ length: 5 }, () => codeOf(client.call('ping', undefined))))).toEqual(
@@ -238,7 +238,7 @@ describeWithRedis('requests over Redis', () => {
     await queueLength(0);
   });
 
-  it('that a dead instance had read are taken over at once, however many', async () => {
+  it('that a dead instance had read are taken over in time, even 900 at once', async () => {
     await pretendInstance('dead', 60_000);
     const ids = Array.from({ length: 900 }, (_, id) => `${id}`);
     const calls = ids.map((id) => client.call('wait', { id }, { deadlineMs: 7_000 }));
@@ -250,7 +250,7 @@ describeWithRedis('requests over Redis', () => {
     expect(await Promise.all(calls)).toEqual(ids);
   });
 
-  it('that a dead instance had read are taken over as there is room for them', async () => {
+  it('that a dead instance had read are taken over only as fast as the limiter admits them', async () => {
     await pretendInstance('dead', 60_000);
     const ids = Array.from({ length: 300 }, (_, id) => `${id}`);
     const calls = ids.map((id) => client.call('wait', { id }));
@@ -265,7 +265,7 @@ describeWithRedis('requests over Redis', () => {
     expect(limiter.shed).toBe(0);
   });
 
-  it('travel together, those of one turn and their replies', async () => {
+  it('of one turn of the event loop are sent together, and so are their replies', async () => {
     await start();
     await client.call('ping', undefined);
     await hands.configResetStat();
@@ -277,7 +277,7 @@ describeWithRedis('requests over Redis', () => {
     expect(times('xack')).toBe(times('publish'));
   });
 
-  it('travel together as far as one command may hold them, with their metadata and errors', async () => {
+  it('are sent together up to the size limit of one command, including metadata and errors', async () => {
     await start();
     await client.call('ping', undefined);
     await hands.configResetStat();
@@ -295,7 +295,7 @@ describeWithRedis('requests over Redis', () => {
     expect((await timesCalled())('xack')).toBeGreaterThanOrEqual(bytes / largestAtOnce);
   });
 
-  it('of a version that knows no frames are answered as it understands, and its answers are understood', async () => {
+  it('of an older version without frames are answered in its format, and its replies are understood', async () => {
     await start();
     const listener = await hands.duplicate().connect();
     const heard = new Promise((resolve) => void listener.subscribe('cleave:replies:old', resolve));
@@ -324,7 +324,7 @@ describeWithRedis('requests over Redis', () => {
     await expect(client.call('ping', undefined)).rejects.toThrow('Too many requests to probe are waiting');
   });
 
-  it('that are none are dropped', async () => {
+  it('that are malformed are dropped and logged', async () => {
     await start();
     await hands.xAdd(keys.requests, '*', { some: 'thing' });
     await hands.xAdd(keys.requests, '*', { pattern: 'probe.once', meta: '{', body: '', channel: 'c', id: '1' });
@@ -333,14 +333,14 @@ describeWithRedis('requests over Redis', () => {
     expect(loggedErrors).toEqual(Array(2).fill(expect.stringContaining('malformed request')));
   });
 
-  it('go on after Redis was emptied', async () => {
+  it('are answered again after Redis was flushed', async () => {
     await start();
     await client.call('ping', undefined);
     await hands.flushAll();
     await eventually(async () => ((await codeOf(client.call('ping', undefined))) === 'answered' ? true : undefined));
   });
 
-  it('are answered by who was started while Redis was reading what it had, also where the connection breaks meanwhile', async () => {
+  it('are answered by an instance that started while Redis was loading its data and its connection broke', async () => {
     const slow = await startRedis();
     const proxy = await RedisProxy.start(slow.port);
     const handsOnSlow = handsOn(slow.url);
@@ -381,7 +381,7 @@ describeWithRedis('requests over Redis', () => {
     }
   }, 60_000);
 
-  it('are answered by who was started while its address led to a replica', async () => {
+  it('are answered by an instance that started while its address led to a replica', async () => {
     const replica = await startRedis();
     const handsOnReplica = handsOn(replica.url);
     const proxy = await RedisProxy.start(replica.port);
@@ -409,7 +409,7 @@ describeWithRedis('requests over Redis', () => {
     }
   });
 
-  it('go on after something was published to a client that are no replies', async () => {
+  it('are answered after malformed replies were published to the client', async () => {
     const { journal } = await start();
     const held = client.call('wait', { id: 'held' });
     await journal.arrived('held');
@@ -420,7 +420,7 @@ describeWithRedis('requests over Redis', () => {
     expect(await codeOf(client.call('ping', undefined, { deadlineMs: 2_000 }))).toBe('answered');
   });
 
-  describe('by an address that leads elsewhere by now', () => {
+  describe('to an address that leads elsewhere by now', () => {
     let proxy: RedisProxy;
     let ask: () => Promise<unknown>;
     beforeEach(async () => {
@@ -437,12 +437,12 @@ describeWithRedis('requests over Redis', () => {
       await proxy.stop();
     });
 
-    it('go on over other connections when nothing comes over those that there are, though much is sent', async () => {
+    it('are answered over new connections when the existing ones are half-open', async () => {
       proxy.strand();
       await repeated(async () => expect(await ask()).toBe('answered'), 20_000);
     });
 
-    it('go on at the new primary when the old one has become a replica of it', async () => {
+    it('are answered over the new primary when the old one has become its replica', async () => {
       const primary = await startRedis();
       try {
         await hands.sendCommand(['REPLICAOF', '127.0.0.1', String(primary.port)]);
@@ -455,7 +455,7 @@ describeWithRedis('requests over Redis', () => {
     });
   });
 
-  it('leave no connection behind when one is ended while it is being made', async () => {
+  it('leave no connection open that is closed while it is being made', async () => {
     const hasty = redisConnection(redis.url, 'hasty');
     const made = open(hasty).catch(() => undefined);
     shut(hasty);

@@ -17,7 +17,7 @@ const signed = (): { pattern: string; request: WireRequest } => {
 };
 
 describe('a signed message', () => {
-  it('is taken by whoever has the secret, also when less time is left than when it was signed', () => {
+  it('is accepted only with the same secret, even if less time is left than when it was signed', () => {
     const { pattern, request } = signed();
     signingWith(secret).check(pattern, { ...request, meta: { ...request.meta, remainingMs: 1 } });
     expect(() => signingWith(`${secret}.`).check(pattern, request)).toThrow('another secret');
@@ -35,13 +35,13 @@ describe('a signed message', () => {
       ({ request }) => void (request.meta.signature = `A${request.meta.signature!.slice(1)}B`),
     ],
     ['where one field ends', ({ request }) => Object.assign(request.meta, { tenant: 'acmek', idempotencyKey: '' })],
-  ])('is refused when somebody has changed %s', (_, change) => {
+  ])('is rejected after a change of %s', (_, change) => {
     const sent = signed();
     change(sent);
     expect(() => signing.check(sent.pattern, sent.request)).toThrow('another secret');
   });
 
-  it('is refused without its signature, or long after it was signed', () => {
+  it('is rejected without its signature, or long after it was signed', () => {
     const { pattern, request } = signed();
     expect(() => signing.check(pattern, { ...request, meta })).toThrow('not signed');
     const early = new Signing(new ServiceSecrets([secret]), () => Date.now() - 180_000);

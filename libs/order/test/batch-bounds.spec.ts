@@ -31,7 +31,7 @@ const largeMetadata = (at: number) => {
   return { at, note: 'm'.repeat(limits.metadataBytes - bare) };
 };
 
-/** The largest numbers among the batches in which these orders are placed at once. */
+/** The most orders, lines and bytes in any batch when these orders are placed at once. */
 const largestOf = async (count: number, requestAt: (at: number) => PlaceOrderRequest): Promise<typeof promised> => {
   const tenant = newTenant();
   const stock = new FakeInventory();
@@ -56,16 +56,16 @@ const largestOf = async (count: number, requestAt: (at: number) => PlaceOrderReq
   return { orders: most('orders'), lines: most('lines'), bytes: most('bytes') };
 };
 
-// However many orders arrive at once, no batch is larger; and in each row, its bound is the one that ends the batches.
+// However many orders arrive at once, no batch exceeds a limit; each row reaches the limit that it names.
 it.each([
   ['orders', 'small orders', 1_200, 1, (at: number) => requestOf(unitsOf(1), { reference: `r-${at}` })],
-  ['lines', 'orders of as many lines as there may be', 12, limits.lines, () => requestOf(unitsOf(limits.lines))],
+  ['lines', 'orders with the maximum number of lines', 12, limits.lines, () => requestOf(unitsOf(limits.lines))],
   ['lines', 'orders of many lines', 120, 90, () => requestOf(unitsOf(90))],
   [
     ...(['bytes', 'orders with large metadata', 500, 20] as const),
     (at: number) => requestOf(unitsOf(20), { metadata: largeMetadata(at) }),
   ],
-] as const)('a batch keeps within its %s: %s', async (bound, _, count, lines, requestAt) => {
+] as const)('a batch stays within its limit of %s: %s', async (bound, _, count, lines, requestAt) => {
   const largest = await largestOf(count, requestAt);
   for (const unit of ['orders', 'lines', 'bytes'] as const) expect(largest[unit]).toBeLessThanOrEqual(promised[unit]);
   // There was no room for one more order.
@@ -94,7 +94,7 @@ const refusedOf = async (
   );
   await setTimeout(100);
   const refused = { count: codes.length, codes: new Set(codes) };
-  // Those that have found room give up, so that they need not be placed one after the other.
+  // The requests that found room give up, so that they need not be placed one after the other.
   if (key !== null) await Promise.all(placing.slice(1));
   patience.deadlineMs = 0;
   answered.resolve();
@@ -102,9 +102,9 @@ const refusedOf = async (
   return refused;
 };
 
-/** What may wait for a batch, and as much again for the request before it that has the same key. */
+/** The limit of what waits for a batch, and again of what waits for an earlier request with the same key. */
 const waiting = { orders: 5_000, bytes: 67_108_864 };
-/** What is in batches waits no longer. */
+/** The batches that are in flight at once; what is in them no longer waits. */
 const lanes = 2;
 
 it.each([
@@ -113,7 +113,7 @@ it.each([
     ...(['bytes', Math.floor(waiting.bytes / 16_700), Math.ceil(promised.bytes / 16_384)] as const),
     (at: number) => requestOf(unitsOf(1), { metadata: largeMetadata(at) }),
   ],
-] as const)('no more %s wait than there is room for, with keys or without', async (_, most, ofBatch, requestAt) => {
+] as const)('no more %s wait than the limit, with a key or without', async (_, most, ofBatch, requestAt) => {
   const sent = most + lanes * ofBatch + 1_000;
   const free = await refusedOf(sent, requestAt, null);
   expect(free.codes).toEqual(new Set(['unavailable']));

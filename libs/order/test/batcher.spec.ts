@@ -13,7 +13,7 @@ const unbounded: Bounds = {
 };
 const limits: BatchLimits = { lanes: 2, slowMs: 1, batch: { items: 4, lines: 10, bytes: 1_000 }, waiting: unbounded };
 
-/** A batcher of numbers, each with that many lines, whose batches end when the test says so. */
+/** A batcher of numbers, each with as many lines, whose batches end when the test ends them. */
 const gated = (more: Partial<BatchLimits> = {}) => {
   const batches: { items: number[]; end: PromiseWithResolvers<(number | Error)[]> }[] = [];
   let arrived: PromiseWithResolvers<void> = Promise.withResolvers();
@@ -36,7 +36,7 @@ const gated = (more: Partial<BatchLimits> = {}) => {
 const oneLine: Size = { lines: 1, bytes: 1 };
 
 describe('batches', () => {
-  it('take what arrived together at once, in order, within items and lines, on no more lanes than there are', async () => {
+  it('take the waiting items in order, within the limits of items and lines, on the available lanes', async () => {
     const { add, until, succeed, items } = gated();
     const answers = Promise.all([1, 1, 1, 1, 1, 9, 2, 30, 1].map((it) => add(it)));
     await until(2);
@@ -58,7 +58,7 @@ describe('batches', () => {
     expect(await answers).toEqual([10, 10, 10, 10, 10, 90, 20, 300, 10]);
   });
 
-  it('set off without those whose caller has stopped waiting', async () => {
+  it('leave out items whose caller has stopped waiting', async () => {
     const { add, until, succeed, items } = gated({ lanes: 1 });
     const first = add(1);
     await until(1);
@@ -75,7 +75,7 @@ describe('batches', () => {
     expect(await late).toMatchObject({ code: 'deadline-exceeded' });
     expect(await gone).toMatchObject({ code: 'cancelled' });
     expect(await Promise.all([first, patient])).toEqual([10, 30]);
-    // None of the batch is left, so the lane is free for the next one.
+    // No item of the batch is left, so the lane is free for the next batch.
     const alone = settled(add(4, {}, { deadlineMs: Date.now() - 1 }));
     expect(await alone).toMatchObject({ code: 'deadline-exceeded' });
     const last = add(5);
@@ -84,7 +84,7 @@ describe('batches', () => {
     expect(await last).toBe(50);
   });
 
-  it('keep within their bytes as well, whatever the lines', async () => {
+  it('stay within the limit of bytes, except for a single item that exceeds it', async () => {
     const { add, until, succeed, items } = gated({ lanes: 1 });
     const sizes = [600, 400, 1, 999, 5_000, 1];
     const answers = Promise.all(sizes.map((bytes, index) => add(index, { lines: 1, bytes })));
@@ -96,7 +96,7 @@ describe('batches', () => {
     expect(await answers).toEqual([0, 10, 20, 30, 40, 50]);
   });
 
-  it('go beside a slow one, however small they are', async () => {
+  it('start beside a slow batch, however small they are', async () => {
     const { add, until, succeed, items } = gated();
     const first = [add(1), add(1), add(1)];
     await until(1);
@@ -112,7 +112,7 @@ describe('batches', () => {
     expect(await Promise.all(first)).toEqual([10, 10, 10]);
   });
 
-  it('gather while one is in flight that is not slow, and go once they are as large as that', async () => {
+  it('are gathered while a batch that is not slow is in flight, and start once they are as large as that', async () => {
     const { add, until, succeed, items } = gated({ slowMs: 60_000 });
     const answers = [add(1), add(1)];
     await until(1);
@@ -135,7 +135,7 @@ describe('batches', () => {
 });
 
 describe('the queue', () => {
-  it('refuses at once who comes beyond it, and nobody else', async () => {
+  it('refuses an item at once while it is full, and accepts items again afterwards', async () => {
     const { add, until, succeed } = gated({ lanes: 1, waiting: { ...unbounded, items: 3 } });
     const first = add(1);
     await until(1);
@@ -154,7 +154,7 @@ describe('the queue', () => {
     ['lines', 12],
     ['bytes', 70],
   ] as const)(
-    'refuses what is too much in %s, still takes what fits, and all of it once it has emptied',
+    'refuses items beyond its limit of %s, accepts those that fit, and regains its room once empty',
     async (unit, most) => {
       const { add, until, succeed, items } = gated({ lanes: 1, waiting: { ...unbounded, [unit]: most } });
       const sized = (item: number, size: number) => add(item, { ...oneLine, [unit]: size });
@@ -175,7 +175,7 @@ describe('the queue', () => {
 
       const before = items().length;
       const again = [sized(4, most)];
-      // What is in flight does not wait any more, so its space is free.
+      // An item in flight no longer waits, so its space is free.
       await until(before + 1);
       again.push(sized(5, most));
       await expect(sized(9, 1)).rejects.toMatchObject({ code: 'unavailable' });
@@ -186,7 +186,7 @@ describe('the queue', () => {
     },
   );
 
-  it('gives its room back when batches fail, and when items do', async () => {
+  it('regains its room after a batch or an item has failed', async () => {
     const { add, batches, until, succeed } = gated({ lanes: 1, waiting: { items: 2, lines: 20, bytes: 20 } });
     const size = { lines: 10, bytes: 10 };
     for (const [round, failure] of [
@@ -211,7 +211,7 @@ describe('the queue', () => {
   });
 });
 
-it('whatever comes, batches keep to their bounds and the order of arrival, and refused is only who finds no room', async () => {
+it('for any arrivals, batches stay within their limits and in order, and only items without room are refused', async () => {
   const size = fc.record({ lines: fc.integer({ min: 1, max: 14 }), bytes: fc.integer({ min: 1, max: 14 }) });
   const bounds = { items: 4, lines: 10, bytes: 12 };
   const waiting = { items: 12, lines: 60, bytes: 50 };
@@ -262,7 +262,7 @@ it('whatever comes, batches keep to their bounds and the order of arrival, and r
 });
 
 describe('failures', () => {
-  it('of one item are its own', async () => {
+  it('of one item do not affect the others of its batch', async () => {
     const { add, batches, until } = gated();
     const answers = Promise.all([1, 2, 3].map((it) => settled(add(it))));
     await until(1);
@@ -270,7 +270,7 @@ describe('failures', () => {
     expect(await answers).toEqual([10, expect.objectContaining({ code: 'unknown-product' }), 30]);
   });
 
-  it('of a whole batch are everybody’s at once, without asking again, and the lane is free afterwards', async () => {
+  it('of a whole batch fail all its items without a retry, and free the lane', async () => {
     let calls = 0;
     const batcher = new Batcher<number, number>({ ...limits, lanes: 1 }, async (items) => {
       calls += 1;

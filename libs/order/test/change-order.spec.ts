@@ -42,7 +42,7 @@ const keyed = (operation: string, idempotencyKey: string, command = 'f'): KeyedC
   ...{ account: 'acc', operation, idempotencyKey, fingerprint: fingerprintOf(command) },
 });
 
-/** What the relay is told about an order, in that order. */
+/** The stock effects of the events of an order, in the order in which the relay reads them. */
 const toldAbout = async ({ order_id }: Order): Promise<{ version: number; kind: string | undefined }[]> => {
   const rows = await one.sql.query<Pick<HistoryEntry, 'version' | 'type' | 'status' | 'data'>>(
     {
@@ -54,8 +54,8 @@ const toldAbout = async ({ order_id }: Order): Promise<{ version: number; kind: 
   return rows.map((it) => ({ version: it.version, kind: stockEffectOf(it)?.kind }));
 };
 
-describe('a crowd on one order', () => {
-  it('gets each its own change, one after the other, and the books are in order (I10)', async () => {
+describe('concurrent changes of one order', () => {
+  it('are applied one after the other, each with its own version, history entry and event (I10)', async () => {
     const order = await placed(60);
     const calls = Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? one : two)).map(({ changeOrder }) =>
       changeOrder.execute(changing(order), fulfilUnits(2)),
@@ -75,7 +75,7 @@ describe('a crowd on one order', () => {
     expect(told.map((it) => it.kind)).toEqual(['confirm', ...Array<string>(30).fill('fulfil')]);
   });
 
-  it('of which each saw the same version lets exactly one through', async () => {
+  it('that expect the same version succeed exactly once', async () => {
     const order = await placed(10);
     const calls = [one, two, one, two].map(({ changeOrder }) =>
       settled(changeOrder.execute(changing(order, { expectedVersions: [1] }), fulfilUnits(1))),
@@ -86,7 +86,7 @@ describe('a crowd on one order', () => {
       if (it instanceof Error) expect(it).toMatchObject({ code: 'precondition-failed', extensions: { version: 2 } });
   });
 
-  it('that cancels and hands over at the same time ends in one of the two', async () => {
+  it('that cancel and fulfil it have exactly one winner', async () => {
     for (let round = 0; round < 5; round += 1) {
       const order = await placed(1);
       const [cancelled, fulfilled] = await Promise.all([
@@ -105,7 +105,7 @@ describe('a crowd on one order', () => {
 });
 
 describe('a keyed change', () => {
-  it('is made once, and its repeats get its answer, whatever happened and whichever version they insist on', async () => {
+  it('is made once, and retries get its answer even if the order no longer has the version they expect', async () => {
     const order = await placed(10);
     const key = randomUUID();
     const change = (at: Instance) =>
@@ -120,7 +120,7 @@ describe('a keyed change', () => {
     expect((await one.orders.find(tenant, order.order_id))!.lines[0]!.fulfilled).toBe(6);
   });
 
-  it('is answered to the letter as it was, whatever the order has come to since', async () => {
+  it('is replayed exactly as it was first answered, after any later changes', async () => {
     const order = await placed(10);
     const back = (quantity: number, restock: boolean) => (it: Order, at: Date) =>
       returnGoods(it, { lines: [{ product_id: 'mug', quantity, amount_minor: 7 }], restock, reason: 'r' }, at);
@@ -146,7 +146,7 @@ describe('a keyed change', () => {
     expect(await two.orders.find(tenant, order.order_id)).toEqual(answers.at(-1));
   });
 
-  it('is answered however long the history of its order is, a page of it at a time', async () => {
+  it('is replayed from a long history, which is read page by page', async () => {
     const order = await placed(450);
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()) });
     const unit = fulfilUnits(1);
@@ -180,7 +180,7 @@ describe('a keyed change', () => {
     expect(pages).toEqual([200, 200, 51]);
   });
 
-  it.each([2, 3])('is not told where the history lacks version %i of it', async (version) => {
+  it.each([2, 3])('fails to be replayed if the history lacks version %i', async (version) => {
     const order = await placed(3);
     await one.changeOrder.execute(changing(order), fulfilUnits(1));
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()) });
@@ -190,7 +190,7 @@ describe('a keyed change', () => {
     await expect(two.changeOrder.execute(request, fulfilUnits(1))).rejects.toThrow('lacks an entry');
   });
 
-  it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
+  it('that an equal request has made meanwhile is a replay, although version and status no longer allow it', async () => {
     const order = await placed(1);
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersions: [1] });
     let overtaken = false;
@@ -208,7 +208,7 @@ describe('a keyed change', () => {
     });
   });
 
-  it('that there is no need for keeps its key all the same, with the order as it was', async () => {
+  it('that changes nothing stores its key as well, and is replayed with the order as it was', async () => {
     const order = await placed(2);
     const other = await placed(1);
     await one.changeOrder.execute(changing(order), fulfilUnits(2));
@@ -231,7 +231,7 @@ describe('a keyed change', () => {
     }
   });
 
-  it('of one key is one change, also of two orders at the same time', async () => {
+  it('is made once per key, even for two orders at the same time', async () => {
     const orders = [await placed(5), await placed(5)];
     const key = randomUUID();
     const results = await Promise.all(
@@ -247,7 +247,7 @@ describe('a keyed change', () => {
     expect(new Set(now.map((it) => it!.version))).toEqual(new Set([1, 2]));
   });
 
-  it('has its keys to itself: other operations, accounts and tenants, and refused changes, leave them free', async () => {
+  it('has a key of its own per operation, account and tenant, which a refused change leaves free', async () => {
     const order = await placed(10);
     const key = randomUUID();
     const back = (it: Order, at: Date) =>
@@ -265,7 +265,7 @@ describe('a keyed change', () => {
   });
 });
 
-it('paging sees every order that was there when it began exactly once, newest first', async () => {
+it('paging returns every order that existed at its start exactly once, newest first', async () => {
   const own = newTenant();
   const there = new Set<string>();
   for (let round = 0; round < 4; round += 1)

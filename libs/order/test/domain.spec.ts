@@ -128,9 +128,9 @@ describe('the state machine', () => {
     ],
   ];
 
-  it('is told in full', () => expect(table.map(([status]) => status)).toEqual([...orderStatuses]));
+  it('is tested from every status', () => expect(table.map(([status]) => status)).toEqual([...orderStatuses]));
 
-  it.each(table)('from %s', (status, leadsTo) => {
+  it.each(table)('allows and refuses the listed changes from %s', (status, leadsTo) => {
     for (const [verb, use] of Object.entries(verbs)) {
       const before = structuredClone(inStatus[status]);
       const expected = leadsTo[verb];
@@ -142,12 +142,12 @@ describe('the state machine', () => {
         expect([verb, change?.order.status ?? already]).toEqual([verb, expected]);
         if (change) expect(change.order.version).toBe(before.version + 1);
       }
-      // A decision never changes the order it is made about.
+      // A decision does not mutate its order.
       expect(inStatus[status]).toEqual(before);
     }
   });
 
-  it('is what its table says: no decision is taken but from the states it names, and none leads but where it says', () => {
+  it('matches its table: each decision is allowed from, and leads to, exactly the listed statuses', () => {
     const decisions: Record<keyof typeof transitions, { inParticular: Decide[]; inGeneral?: Decide }> = {
       cancel: { inParticular: [], inGeneral: (order) => cancelOrder(order, 'r', later) },
       'cancel-remaining': { inParticular: [], inGeneral: (order) => cancelRemaining(order, 'r', later) },
@@ -161,7 +161,7 @@ describe('the state machine', () => {
         ),
       },
     };
-    // Every status, and every way in which the units can be spread in it.
+    // Orders in every status, with every distribution of their units.
     const parts = everyPartOf(orderOf(['a', 2], ['b', 1]));
     const cancelledParts = parts
       .filter((it) => it.status === 'partially-fulfilled')
@@ -199,7 +199,7 @@ describe('the state machine', () => {
           ledTo.add(change!.order.status);
         }
       }
-      // It names no impossible status; only, an order that was returned in full has nothing left to return.
+      // Every listed status occurs, except that an order returned in full has nothing left to return.
       expect([...startedFrom].toSorted()).toEqual(
         mayFrom.filter((it) => !(verb === 'return' && it === 'returned')).toSorted(),
       );
@@ -210,14 +210,14 @@ describe('the state machine', () => {
 
 type Decide = (order: Order) => OrderChange | undefined;
 
-/** Of handing over what remains and cancelling it, the other one was done. */
+/** Whether the remaining units were cancelled instead of fulfilled, or fulfilled instead of cancelled. */
 const endedOtherwise = (verb: string, { status, lines }: Order): boolean => {
   const isCancelledInPart = lines.some((it) => it.cancelled !== undefined);
   if (verb === 'cancel-remaining') return status !== 'cancelled' && !isCancelledInPart;
   return verb === 'fulfil' && isCancelledInPart;
 };
 
-/** An order with every number of its units handed over, and every number of those returned, line by line. */
+/** The order with every number of fulfilled units, and every number of those returned, line by line. */
 const everyPartOf = (order: Order): Order[] => {
   let some = [order];
   for (const { line, quantity, product_id } of order.lines)
@@ -230,7 +230,7 @@ const everyPartOf = (order: Order): Order[] => {
           { length: fulfilled },
           (_, it) => returnGoods(handedOver, back(it + 1), later).order,
         );
-        // If the first line was returned in full, the status must still allow handing over the next.
+        // An order in status `returned` would not allow fulfilling the next line.
         return [handedOver, ...returned.filter((it) => it.status !== 'returned')];
       }),
     );
@@ -239,7 +239,7 @@ const everyPartOf = (order: Order): Order[] => {
 
 const effectOf = ({ order: { status }, entry }: OrderChange) => stockEffectOf({ ...entry, status });
 
-describe('what remains of an order', () => {
+describe('cancelling the remaining units', () => {
   const [a, b] = [
     { product_id: 'a', quantity: 2 },
     { product_id: 'b', quantity: 1 },
@@ -251,7 +251,7 @@ describe('what remains of an order', () => {
     reason: 'r',
   });
 
-  it('is cancelled as units, and its stock is free again', () => {
+  it('records the units of each line, releases their stock, and rules out fulfilling them later', () => {
     const { order: after, entry } = cancelRemaining(order, 'gone', later)!;
     const lines = [
       { line: 1, product_id: 'a', quantity: 1 },
@@ -261,7 +261,7 @@ describe('what remains of an order', () => {
     expect(after).toEqual({
       ...order,
       ...{ status: 'fulfilled', version: order.version + 1, updated_at: later },
-      // Only lines with cancelled units have the field, so other orders look as they did before there was one.
+      // Only lines with cancelled units have the field, so that other orders look as they did before it existed.
       lines: order.lines.map((it, index) => ({ ...it, ...(index !== 1 && { cancelled: [1, 0, 2][index] }) })),
     });
     expect(effectOf({ order: after, entry })).toEqual({ kind: 'release' });
@@ -272,7 +272,7 @@ describe('what remains of an order', () => {
     expect(refusal(() => cancelRemaining(handedOver, 'late', later)).detail).toContain('nothing left to hand over');
   });
 
-  it('leaves an order that is returned as soon as all that was handed over is back', () => {
+  it('makes the order returned once all fulfilled units are back, whichever happens first', () => {
     const returned = returnGoods(order, back(a, b), later).order;
     expect(returned.status).toBe('partially-fulfilled');
     expect(cancelRemaining(returned, undefined, later)!.order.status).toBe('returned');
@@ -290,7 +290,7 @@ describe('units', () => {
   const order = orderOf(['a', 3], ['b', 1], ['a', 2]);
   const fulfilled = (of: Order): number[] => of.lines.map((it) => it.fulfilled);
 
-  it('are taken from the lines of their product in order, or from the line that is named', () => {
+  it('are taken from the lines of their product in order, or from the given line', () => {
     const { order: after, entry } = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!;
     expect(fulfilled(after)).toEqual([3, 0, 1]);
     expect(effectOf({ order: after, entry })).toEqual({
@@ -304,7 +304,7 @@ describe('units', () => {
     expect(fulfilled(named.order)).toEqual([0, 0, 2]);
   });
 
-  it('named in several entries are taken one entry after the other, never twice', () => {
+  it('given in several entries are taken entry by entry, and none is taken twice', () => {
     const entries = (...quantities: number[]) => quantities.map((quantity) => ({ product_id: 'a', quantity }));
     expect(fulfilled(fulfilOrder(order, entries(2, 2, 1), later)!.order)).toEqual([3, 0, 2]);
     const { code, extensions } = refusal(() => fulfilOrder(order, entries(2, 2, 2), later));
@@ -314,7 +314,7 @@ describe('units', () => {
     expect(line.extensions).toMatchObject({ faults: [{ path: 'lines.1.quantity', message: 'at most 0' }] });
   });
 
-  it('of many lines, however they are named, hold up nobody else', () => {
+  it('of 2,000 lines are fulfilled within 100 ms, however the entries name them', () => {
     const many = orderOf(...Array.from({ length: 2_000 }, (): [string, number] => ['a', 1]));
     const each = many.lines.map(({ product_id, line }) => ({ product_id, quantity: 1, line }));
     const unnamed = each.map(({ product_id, quantity }) => ({ product_id, quantity }));
@@ -335,7 +335,7 @@ describe('units', () => {
       expect(refusal(() => fulfilOrder(order, [wrong], later)).code).toBe('illegal-transition');
   });
 
-  it('come back only as far as they were handed over', () => {
+  it('cannot be returned beyond what was fulfilled', () => {
     const part = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!.order;
     const back = (quantity: number) => ({ lines: [{ product_id: 'a', quantity }], restock: true, reason: 'r' });
     expect(refusal(() => returnGoods(part, back(5), later)).code).toBe('illegal-transition');
@@ -347,7 +347,7 @@ describe('units', () => {
 });
 
 describe('a credit', () => {
-  it('given for units of several lines is shared out in proportion, and nothing of it is lost', () => {
+  it('for units of several lines is split in proportion, and the shares add up to it', () => {
     fc.assert(
       fc.property(
         fc.array(fc.integer({ min: 1, max: 1_000_000 }), { minLength: 1, maxLength: 8 }),
@@ -374,7 +374,7 @@ describe('a credit', () => {
     );
   });
 
-  it('is the price in the order when none is given, and never more than can be kept', () => {
+  it('defaults to the prices in the order, and cannot add up to more than the largest safe integer', () => {
     const handedOver = fulfilOrder(orderOf(['a', 3], ['b', 2]), undefined, later)!.order;
     const most = Number.MAX_SAFE_INTEGER;
     const back = (lines: { product_id: string; quantity: number; amount_minor?: number }[]) =>
@@ -394,7 +394,7 @@ describe('a credit', () => {
     expect(refusal(() => back(beyond)).code).toBe('invalid-request');
   });
 
-  it('is never more than the total of an order that is paid through us, all returns together', () => {
+  it('cannot exceed the total of an order that is paid through Cleave, all returns together', () => {
     const command = commandOf({
       customer_id: 'c-1',
       lines: [{ product_id: 'a', quantity: 3 }],
@@ -406,21 +406,21 @@ describe('a credit', () => {
     const handedOver = fulfilOrder({ ...placed, status: 'confirmed' }, undefined, later)!.order;
     const back = (order: Order, quantity: number, amount_minor?: number) =>
       returnGoods(order, { lines: [{ product_id: 'a', quantity, amount_minor }], restock: false, reason: 'r' }, later);
-    // At their prices, the goods cost more than was paid for them.
+    // Because of the discount, the prices add up to more than was paid.
     expect(refusal(() => back(handedOver, 3)).code).toBe('credit-exceeds-total');
     expect(back(handedOver, 3, 250).order.returned_total_minor).toBe(250);
     const once = back(handedOver, 2).order;
     const { code, extensions } = refusal(() => back(once, 1, 51));
     expect([code, extensions]).toEqual(['credit-exceeds-total', { at_most_minor: 50 }]);
     expect(back(once, 1, 50).order).toMatchObject({ status: 'returned', returned_total_minor: 250 });
-    // An order that was credited with more, before that was refused, can still be returned.
+    // An order that was credited with more before this limit existed can still be returned.
     const credited = { ...once, returned_total_minor: 300 };
     expect(refusal(() => back(credited, 1)).extensions).toEqual({ at_most_minor: 0 });
     expect(back(credited, 1, 0).order).toMatchObject({ status: 'returned', returned_total_minor: 300 });
   });
 });
 
-/** What an order becomes by its history alone (I10), computed without the code of the domain. */
+/** The order as it follows from its history alone (I10), computed without the domain code. */
 const retold = (placed: Order, entries: readonly HistoryEntry[]): Order => {
   const order = structuredClone(placed);
   for (const { type, data, status, version, at } of entries) {
@@ -441,7 +441,7 @@ const kept = (placed: Order, changes: readonly OrderChange[]): HistoryEntry[] =>
   })),
 ];
 
-it('comes through any life with its books in order (I10, I11), and the stock is told of every unit', () => {
+it('after any changes, an order matches its history and total (I10, I11), and stock effects cover every unit', () => {
   const product = fc.constantFrom('a', 'b', 'c');
   const units = fc.record(
     { product_id: product, quantity: fc.integer({ min: 1, max: 4 }), line: fc.integer({ min: 1, max: 4 }) },
@@ -490,7 +490,7 @@ it('comes through any life with its books in order (I10, I11), and the stock is 
         const entries = kept(placed, changes);
         expect(retold(placed, entries)).toEqual(order);
         expect(asPlaced(order)).toEqual(placed);
-        // The answer to every change can be rebuilt from the history, and the last one is the order as it is.
+        // The result of every change can be rebuilt from the history, and that of the last one is the current order.
         expect(replay(asPlaced(order), entries)).toEqual(order);
         for (const [index, change] of [{ order: placed }, ...changes].entries())
           expect(replay(asPlaced(order), entries.slice(0, index + 1))).toEqual(change.order);
@@ -525,7 +525,7 @@ describe('a command', () => {
   const fingerprint = (request: unknown) =>
     fingerprintOf(canonicalPlacement(commandOf(placeOrderRequest.parse(request))));
 
-  it('has one fingerprint, whatever the order of its keys, its form or the sign of its discount', () => {
+  it('has one fingerprint, whatever the order of its fields, its form or the sign of its discount', () => {
     const reordered = {
       metadata: { a: null, b: [1, { x: 2, y: 1 }] },
       adjustments: [{ amount_minor: -1, label: 'Friends', kind: 'discount' }],
@@ -539,7 +539,7 @@ describe('a command', () => {
     );
   });
 
-  it('has another fingerprint when anything in it is another', () => {
+  it('has another fingerprint when any part differs', () => {
     const others = [
       full,
       { ...full, customer_id: 'c-2' },
@@ -553,7 +553,7 @@ describe('a command', () => {
     expect(new Set(others.map(fingerprint)).size).toBe(others.length);
   });
 
-  it('has the same fingerprint exactly as long as all of it is the same', () => {
+  it('has the same fingerprint if and only if all of its parts are equal', () => {
     const word = fc.constantFrom('a', 'b', '1', '', '","', 'null');
     const line = fc.record(
       { product_id: word, quantity: fc.integer({ min: 1, max: 2 }), unit_price_minor: fc.nat({ max: 1 }) },
@@ -578,7 +578,7 @@ describe('a command', () => {
       ),
       personal: fc.constant(null),
     });
-    // The plain comparison, which looks at everything.
+    // The plain comparison of everything.
     const same = (one: unknown, two: unknown) => canonicalJson(one) === canonicalJson(two);
     fc.assert(
       fc.property(
@@ -597,11 +597,11 @@ describe('a command', () => {
     );
   });
 
-  it('has a fingerprint that Postgres can keep as a UUID', () => {
+  it('has a fingerprint in the format of a UUID of version 8', () => {
     expect(fingerprint(full)).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   });
 
-  it('reserves under ids that only its own tries share', () => {
+  it('has a reservation id that depends on tenant, account, key, fingerprint and attempt', () => {
     const parts = ['tenant', 'account', 'key', 'fingerprint', 1] as const;
     const id = reservationIdOf(...parts);
     expect(id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
@@ -616,7 +616,7 @@ describe('a command', () => {
     expect(new Set([id, ...others]).size).toBe(6);
   });
 
-  it('asks for a range that lets through exactly the totals that can be kept and are expected', () => {
+  it('derives a range for the sum of its items that admits exactly the safe and expected totals', () => {
     const amount = fc.oneof(fc.integer({ min: -1_000, max: 1_000 }), fc.maxSafeInteger());
     const adjustment = fc
       .tuple(fc.constantFrom('tax' as const, 'discount' as const), amount)
@@ -637,7 +637,7 @@ describe('a command', () => {
           }
           const adjusted = command.adjustments.reduce((sum, it) => sum + BigInt(it.amount_minor), 0n);
           const safe = (it: bigint) => it >= 0n && it <= BigInt(Number.MAX_SAFE_INTEGER);
-          // Sums close to those that matter, and any others.
+          // Sums close to the bounds, and arbitrary ones.
           for (const items of [spread, -adjusted, BigInt(expected_total_minor ?? 0) - adjusted, spread % 2_000n]) {
             for (const near of [items - 1n, items, items + 1n]) {
               if (near < 0n || (adjustments.length === 0 && near > 5_000_000_000_000_000n)) continue;
@@ -701,7 +701,7 @@ describe('a command', () => {
   });
 });
 
-it('order ids are version 7, sort by their millisecond and do not repeat', () => {
+it('order ids are unique UUIDs of version 7 that sort by millisecond', () => {
   const ids = Array.from({ length: 2_000 }, (_, index) => newOrderId(1_762_000_000_000 + Math.floor(index / 20)));
   for (const id of ids) expect(id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   expect(new Set(ids).size).toBe(ids.length);
@@ -709,7 +709,7 @@ it('order ids are version 7, sort by their millisecond and do not repeat', () =>
   expect(milliseconds).toEqual(milliseconds.toSorted());
 });
 
-it('order ids of one millisecond cannot be guessed from each other: 74 of their bits are drawn, from what is no pseudo-random', () => {
+it('order ids of one millisecond have 74 independent random bits, which do not come from Math.random', () => {
   const drawn = jest.spyOn(Math, 'random').mockReturnValue(0.5);
   const ids = Array.from({ length: 200 }, () => newOrderId(placedAt.getTime()).replaceAll('-', ''));
   expect(drawn).not.toHaveBeenCalled();

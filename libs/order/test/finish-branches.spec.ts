@@ -21,7 +21,7 @@ import {
   type Instance,
 } from './order-under-test.js';
 
-/** The branches in doubt, and what becomes of them; those named `stuck` cannot be decided. */
+/** Branches in doubt with their ages, and how they were finished; those named `stuck` cannot be decided. */
 class Branches implements BranchDecisions, StockBranches {
   readonly ended: string[] = [];
   kept: readonly string[] = [];
@@ -52,7 +52,7 @@ const warnings: string[] = [];
 Logger.overrideLogger({ log() {}, error() {}, warn: (text: string) => void warnings.push(text) });
 
 describe('branches in doubt', () => {
-  it('are finished although an older one cannot be, and the old ones are told of', async () => {
+  it('are finished although older ones cannot be, and a warning is logged for each old one', async () => {
     const ages = { stuck: 60_000, 'stuck too': 50_000, recorded: 40_000, left: 2_000, young: 500 };
     const branches = new Branches(ages);
     const finishing = new FinishBranches(branches, branches, 1_000);
@@ -67,13 +67,13 @@ describe('branches in doubt', () => {
   });
 });
 
-it('that were prepared before the clock was set back are finished all the same', async () => {
+it('branches with a negative age, as after the clock was set back, are finished', async () => {
   const branches = new Branches({ recorded: -3_600_000, left: -1_000, 'just now': -2 });
   await new FinishBranches(branches, branches, 1_000).execute();
   expect(branches.ended).toEqual(['recorded: commit', 'left: rollback']);
 });
 
-it('record no orders once they are older than what was decided about them is remembered', async () => {
+it('a branch cannot record orders once it was aborted or is older than the decisions that are kept', async () => {
   const database = await testDatabase();
   const instance = await startInstance(database.url);
   try {
@@ -93,7 +93,7 @@ it('record no orders once they are older than what was decided about them is rem
   }
 });
 
-/** Counts what is prepared in it, and the most that was prepared at once. */
+/** Counts the prepared branches, and the most of them at one time. */
 class PreparingInventory extends FakeInventory {
   readonly prepared = new Set<string>();
   most = 0;
@@ -109,7 +109,7 @@ class PreparingInventory extends FakeInventory {
   }
 }
 
-describe('branches that are prepared', () => {
+describe('prepared branches', () => {
   let database: TestDatabase;
   let instance: Instance;
   let stock: PreparingInventory;
@@ -142,14 +142,15 @@ describe('branches that are prepared', () => {
   const place = (tenant: string, key: string | null = null) =>
     settled(placeOrder.execute(tenant, 'a', requestOf({ mug: 1 }), key));
 
-  it('are eight at most, however many tenants order at once: Postgres prepares as many as it is set to', async () => {
+  // Postgres prepares no more than `max_prepared_transactions`.
+  it('are limited to eight, however many tenants order at once', async () => {
     const placing = Array.from({ length: 40 }, () => place(newTenant()));
     for (const it of await Promise.all(placing)) expect(it).toMatchObject({ order: { status: 'confirmed' } });
     expect(stock.most).toBe(8);
     expect(stock.prepared.size).toBe(0);
   });
 
-  it('are tried again in halves for the tenant alone whose order cannot be recorded', async () => {
+  it('are split and retried only for the tenant whose orders cannot be recorded', async () => {
     const broken = newTenant();
     const failing = proxied(instance.orders, {
       record: (of, records, ...more) =>
@@ -166,7 +167,7 @@ describe('branches that are prepared', () => {
     expect(stock.prepared.size).toBe(0);
   });
 
-  it('are waited for five seconds at most where they hang: who has not begun is refused, unless it was answered before', async () => {
+  it('that hang make a waiting request fail after five seconds, unless its key has an answer already', async () => {
     const known = newTenant();
     const before = await place(known, 'k');
     const gate = Promise.withResolvers<void>();

@@ -5,7 +5,7 @@ import { CleaveError, type inventoryContract } from '#contracts';
 import type { ContractClient } from '#messaging';
 import { MessagingStock } from '../src/adapters/messaging-stock.js';
 
-/** An inventory that answers in this way whether it serves these orders. */
+/** The adapter to an inventory that answers `join` in this way, and the operations that it was asked for. */
 const stockOf = (join: () => Promise<unknown>): { stock: MessagingStock; asked: string[] } => {
   const asked: string[] = [];
   const call = async (operation: string): Promise<unknown> => {
@@ -17,8 +17,8 @@ const stockOf = (join: () => Promise<unknown>): { stock: MessagingStock; asked: 
   return { stock: new MessagingStock(inventory, 1_000, randomUUID()), asked };
 };
 
-describe('the inventory behind the orders', () => {
-  it('is joined once, before anything else', async () => {
+describe('MessagingStock', () => {
+  it('joins inventory once, before any other call', async () => {
     const { stock, asked } = stockOf(() => Promise.resolve({}));
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
     await stock.overdue(null, 0, 1);
@@ -26,7 +26,7 @@ describe('the inventory behind the orders', () => {
     expect(asked).toEqual(['join', 'overdue', 'overdue']);
   });
 
-  it('that is of a version without joining serves as it did, and is not asked each time', async () => {
+  it('works with an older inventory that has no join operation, and asks it only once', async () => {
     const unanswered = new CleaveError(
       'internal',
       'inventory.join has no handler there',
@@ -40,7 +40,7 @@ describe('the inventory behind the orders', () => {
     expect(asked).toEqual(['join', 'overdue', 'overdue']);
   });
 
-  it('that cannot be reached degrades what can go on, and is asked again', async () => {
+  it('reports an unreachable inventory as degraded, and joins it when it is back', async () => {
     let isAway = true;
     const { stock } = stockOf(() =>
       isAway ? Promise.reject(new CleaveError('unavailable', 'nobody answers')) : Promise.resolve({}),
@@ -51,7 +51,7 @@ describe('the inventory behind the orders', () => {
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
   });
 
-  it('that was joined and cannot be reached any more degrades as well, and is not joined anew', async () => {
+  it('reports a joined inventory as degraded while it is unreachable, and need not join it again', async () => {
     let isAway = false;
     const { stock, asked } = stockOf(() =>
       isAway ? Promise.reject(new CleaveError('unavailable', 'nobody answers')) : Promise.resolve({}),
@@ -65,7 +65,7 @@ describe('the inventory behind the orders', () => {
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
   });
 
-  it('that serves others by now is none any more', async () => {
+  it('rejects an inventory that serves another order database since it was joined', async () => {
     const serves = randomUUID();
     let isOurs = true;
     const { stock } = stockOf(() =>
@@ -77,12 +77,12 @@ describe('the inventory behind the orders', () => {
     await expect(stock.overdue(null, 0, 1)).rejects.toThrow('It serves others.');
   });
 
-  it('that is slow is not waited for by a check of readiness', async () => {
+  it('reports an inventory that does not answer as degraded, instead of waiting for it', async () => {
     const { stock } = stockOf(() => new Promise(() => undefined));
     expect(await stock.condition()).toMatchObject({ isDegraded: true });
   });
 
-  it('that serves others is none: operators hear which, and callers do not', async () => {
+  it('rejects an inventory of another order database, which it names to operators but not to callers', async () => {
     const serves = randomUUID();
     const { stock } = stockOf(() => Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })));
     await expect(stock.condition()).rejects.toThrow(`It serves order database ${serves}; this one is `);
@@ -90,7 +90,7 @@ describe('the inventory behind the orders', () => {
     expect(refusal).toMatchObject({ code: 'unavailable', detail: 'It serves others.', extensions: {} });
   });
 
-  it('that decides fewer reservations than it was asked for is not believed in any', async () => {
+  it('rejects a reply with fewer decisions than reservations', async () => {
     const { stock } = stockOf(() => Promise.resolve({}));
     const asked = { reservation_id: randomUUID(), order_id: randomUUID(), lines: [{ product_id: 'p', quantity: 1 }] };
     await expect(stock.reserve('t', [asked, asked])).rejects.toThrow('2 reservations and returned 1 decisions');

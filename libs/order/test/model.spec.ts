@@ -51,15 +51,15 @@ afterAll(async () => {
 
 const outage = new CleaveError('unavailable', 'not now');
 
-/** The system, and its answers: repeats must return an order as it was placed, and a keyed change as it was made. */
+/** The system with its answers: a retry must return the order as placed, and a keyed change as first answered. */
 class Real {
   readonly tenant = newTenant();
   readonly stock = new FakeInventory();
   readonly placed = new Map<ModelOrder, Order>();
   readonly changed = new Map<string, Order>();
-  /** The keyed changes that were requested, each to be repeated. */
+  /** The keyed changes that were requested, for `changeAgain` to repeat. */
   readonly changes: ((at: number) => Promise<void>)[] = [];
-  /** One per instance for the whole run, so that each remembers its last look. */
+  /** One per instance for the whole run, because each remembers up to when it has read the overdue holds. */
   readonly sweepers = instances.map((it) => new SweepHolds(this.stock, it.orders, this.stock, 1));
 
   async place(at: number, key: string | null, command: ModelCommand, fault?: Fault): Promise<PlacementResult | Error> {
@@ -101,7 +101,7 @@ class Real {
     return settled(instances[at]!.changeOrder.execute(request, decide));
   }
 
-  /** Runs a relay until inventory has been told of everything. */
+  /** Runs a relay until every event is delivered to inventory. */
   async tell(at: number): Promise<void> {
     instances[at]!.use(this.stock);
     const { relay, sql } = instances[at]!;
@@ -170,7 +170,7 @@ const expectSame = async (model: OrderModel, { tenant, stock }: Real): Promise<v
   expect(await tombstonesOf(one, tenant)).toHaveLength(model.tombstones);
 };
 
-/** The answer must be that of the model, and a replayed order exactly the one that was answered first. */
+/** The answer must match the model, and a replayed order must equal the first answer. */
 const expectPlaced = async (real: Real, expected: Placed, answer: PlacementResult | Error): Promise<void> => {
   const outcome =
     answer instanceof CleaveError
@@ -209,12 +209,12 @@ const command: fc.Arbitrary<ModelCommand> = fc
     customerId: fc.constantFrom('c-1', 'c-2'),
     units: fc.oneof(
       { weight: 9, arbitrary: units },
-      // There is none of this product until some are delivered.
+      // This product is unknown until it is restocked.
       { weight: 1, arbitrary: fc.constant({ new: 1 }) },
     ),
   })
   .map(({ customerId, units: some }) => ({ customerId, units: { ...some } }));
-// Few enough to repeat, and many enough to be new.
+// Few enough for some to repeat, and enough for some to be new.
 const key = fc.nat({ max: 25 }).map((it) => `key-${it}`);
 const perhapsKey = fc.option(key);
 
@@ -228,7 +228,7 @@ const place = fc.tuple(at, perhapsKey, command, fc.option(fc.constantFrom(...fau
     }),
 );
 
-/** Repeats a key with its first command, on the same instance or the other. */
+/** Repeats an earlier keyed request, on either instance. */
 const repeat = fc
   .tuple(at, fc.nat({ max: 20 }), fc.option(fc.constantFrom(...faults), { freq: 1, nil: undefined }))
   .map(
@@ -258,7 +258,7 @@ const crowd = fc.tuple(key, command).map(
       );
       const isFirst = (it: PlacementResult | Error) => !(it instanceof Error) && !it.replayed;
       const expected = [0, 1, 2, 3].map(() => model.place(idempotencyKey, wanted));
-      // The one that came first; two that are out of stock may both claim to be first.
+      // The first answer, then the replays; two out-of-stock answers may both claim to be first.
       const inTurn = [...answers.filter(isFirst), ...answers.filter((it) => !isFirst(it))];
       if (expected[0]!.outcome === 'out-of-stock')
         for (const it of inTurn) expect(it).toMatchObject({ refusal: { code: 'out-of-stock' } });
@@ -345,7 +345,7 @@ const takeBack = onOrder(
   },
 );
 
-/** Repeats a keyed change, on the same instance or the other, whatever has become of the order since. */
+/** Repeats an earlier keyed change on either instance, whatever the state of the order is by now. */
 const changeAgain = fc.tuple(at, fc.nat({ max: 30 })).map(
   (input) =>
     new Command('change again', input, async (_, { changes }) => {
@@ -383,7 +383,7 @@ const restock = fc.tuple(fc.constantFrom('mug', 'lamp', 'rare', 'rare', 'new'), 
     }),
 );
 
-it('does what the model does, command by command, whatever is cut off, and the stock agrees after each (I2, I3, I4, I10)', async () => {
+it('orders and stock match the model after every command, whatever fails (I2, I3, I4, I10)', async () => {
   const commands = fc.commands(
     [
       ...[place, place, place, repeat, repeat, crowd, cancel, cancelRest, fulfil, fulfil, takeBack, changeAgain],
@@ -404,7 +404,7 @@ it('does what the model does, command by command, whatever is cut off, and the s
         real.stock.onHand.set(id, quantity);
       }
       await fc.asyncModelRun(() => ({ model, real }), run);
-      // In the end everybody was told of everything, and what belongs to no order is free again.
+      // In the end, every event is delivered, and stock that belongs to no order is released.
       model.tell();
       await real.tell(0);
       model.expire();

@@ -4,7 +4,7 @@ export interface ModelCommand {
   units: Record<string, number>;
 }
 
-/** Where an instance is cut off from its neighbours, or paused, while it places an order. */
+/** The faults that are injected while an instance places an order. */
 export const faults = [
   'reserve not asked',
   'reserve not heard',
@@ -24,7 +24,7 @@ export interface ModelOrder {
   status: string;
   lines: Map<string, { quantity: number; cancelled: number; fulfilled: number; returned: number }>;
   entries: Entry[];
-  /** How many of the entries inventory was told of. */
+  /** How many of the entries were delivered to inventory. */
   told: number;
   hold: Hold;
 }
@@ -42,10 +42,10 @@ export type Placed =
       outcome: 'out-of-stock' | 'out-of-stock, replayed' | 'unknown-product' | 'idempotency-key-reused' | 'unavailable';
     };
 
-/** How a request to change one ends. */
+/** How a request to change an order ends. */
 export type Changed = 'changed' | 'already' | 'replayed' | 'illegal-transition' | 'idempotency-key-reused';
 
-/** Whether the customer has none of it, and will get no more. */
+/** Whether every unit was returned or cancelled. */
 const isBack = ({ lines }: ModelOrder): boolean =>
   [...lines.values()].every((it) => it.returned + it.cancelled === it.quantity);
 
@@ -53,7 +53,7 @@ const isCancelledInPart = ({ lines }: ModelOrder): boolean => [...lines.values()
 
 const same = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
 
-/** What should become of orders and their stock, as plainly as possible. */
+/** The expected behaviour of orders and their stock, as simple as possible. */
 export class OrderModel {
   readonly onHand = new Map<string, number>();
   readonly orders: ModelOrder[] = [];
@@ -61,11 +61,11 @@ export class OrderModel {
   private now = 0;
   /** Holds without an order, by the request that they are held for. */
   private readonly orphans = new Map<string, Hold>();
-  /** The requests for which inventory will not hold stock any more. */
+  /** The requests that inventory has refused for lack of stock. */
   private readonly refused = new Set<string>();
   private readonly answers = new Map<string, { command: ModelCommand; order?: ModelOrder }>();
   private readonly changes = new Map<string, unknown>();
-  /** The requests whose hold was released; a request after that uses another reservation. */
+  /** The requests whose hold was released; their retries use another reservation. */
   private readonly givenBack = new Set<string>();
   /** Every keyed request that was made, whatever its result. */
   readonly keyed: [string, ModelCommand][] = [];
@@ -102,10 +102,10 @@ export class OrderModel {
     if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
 
     const recorded = stored?.order && same(stored.command, command);
-    // The released hold is tried first. Either that answer is lost, or the key has an answer; else another one is requested.
+    // The released reservation is tried first; a new one is requested unless that answer is lost or the key has one.
     if (this.givenBack.has(slot) && (stored || fault === 'reserve not heard'))
       return replay() ?? { outcome: 'unavailable' };
-    // The earlier holder of the stock may have recorded the order since.
+    // If an earlier attempt holds the stock, that one may have recorded the order.
     const isOwn = !this.orphans.has(slot);
     const decision = recorded ? 'held' : this.decide(slot, command);
     if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
@@ -114,7 +114,7 @@ export class OrderModel {
       if (key !== null && !stored) this.answers.set(key, { command });
       return replay() ?? { outcome: decision };
     }
-    // A hold that was released by its order is an answer already: nothing is recorded.
+    // If the order itself has released the hold, the key has an answer already, and nothing is recorded.
     const isReleased =
       recorded && stored.order!.entries.slice(0, stored.order!.told).some((it) => it.type === 'cancelled');
     if (isReleased) return replay()!;
@@ -214,7 +214,7 @@ export class OrderModel {
     });
   }
 
-  /** A change that was made, or was unnecessary, keeps its key; one that was refused does not. */
+  /** A change that was made or unnecessary stores its key; a refused one does not. */
   private once(operation: string, key: string | null, request: unknown, change: () => Changed): Changed {
     const earlier = key === null ? undefined : this.changes.get(`${operation} ${key}`);
     if (earlier) return same(earlier, request) ? 'replayed' : 'idempotency-key-reused';
@@ -223,7 +223,7 @@ export class OrderModel {
     return outcome;
   }
 
-  /** Inventory is told of everything that became of orders. */
+  /** Delivers every entry to inventory. */
   tell(): void {
     for (const order of this.orders) {
       for (const entry of order.entries.slice(order.told)) {

@@ -39,7 +39,7 @@ import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
 interface Hold {
   tenant: string;
   reservationId: string;
-  /** The order of the first try; null if a release came before any. */
+  /** The order of the first attempt; null if a release came first. */
   orderId: string | null;
   state: 'held' | 'confirmed' | 'fulfilled' | 'released' | 'refused';
   /** Units that are still held. */
@@ -53,14 +53,14 @@ interface Hold {
 type Reservation = Parameters<StockHolder['reserve']>[1][number];
 
 /**
- * Stands in for inventory, with those of its promises that order relies on: all or nothing; decisions, and the order they
- * were for, are stored under the reservation's id; each version of an order is applied once, in order; nothing is released
- * on its own. `interrupt` is called around every request, and may make it fail before or after it has taken effect.
+ * A fake inventory with the guarantees that order relies on: a reservation gets all of its stock or none; a decision and
+ * its order are stored under the reservation id; each version of an order is applied once, in order; nothing is released
+ * on its own. `interrupt` is called before and after every request takes effect, and may make it fail.
  */
 export class FakeInventory implements StockHolder, StockSettler, StockBranches, OverdueStock {
   readonly onHand = new Map<string, number>();
   priceMinor = 100;
-  /** A clock that only moves when the test says so. */
+  /** A clock that moves only when the test advances it. */
   nowMs = Date.now();
   holdMs = 600_000;
   readonly effects: StockEffect[] = [];
@@ -207,7 +207,7 @@ const summed = (lines: Pick<ReservationRequest['lines'][number], 'product_id' | 
   return units;
 };
 
-/** One instance of order on a database: its own pool, the real adapters, no transport; nothing runs on its own. */
+/** One instance of the order module: its own connection pool, the real adapters, no transport, no background work. */
 export interface Instance {
   sql: Sql;
   orders: PostgresOrders;
@@ -223,7 +223,7 @@ export interface Instance {
   customers: ServeCustomers;
   rotateDataKeys: RotateDataKeys;
   keys: PostgresPersonalData;
-  /** Makes it use another inventory, and other orders if they are given. */
+  /** Switches to another inventory, and to other orders if they are given. */
   use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
 }
@@ -300,7 +300,7 @@ export const proxied = (orders: PostgresOrders, replaced: Partial<PlacedOrders>)
   ...replaced,
 });
 
-/** A tenant of its own, so that tests share a database without meeting each other. */
+/** A new tenant, so that tests can share a database. */
 export const newTenant = (): string => `t-${randomUUID()}`;
 
 export const requestOf = (units: Record<string, number>, more: Partial<PlaceOrderRequest> = {}): PlaceOrderRequest => ({
@@ -321,7 +321,7 @@ export const ordersOf = async ({ sql }: Instance, tenant: string): Promise<numbe
   return row!.count;
 };
 
-/** The ids of a tenant that no order will ever have. */
+/** The order ids of a tenant that are taken by tombstones. */
 export const tombstonesOf = async ({ sql }: Instance, tenant: string): Promise<string[]> => {
   const rows = await sql.query<{ order_id: string }>(
     {

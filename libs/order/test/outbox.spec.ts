@@ -95,10 +95,10 @@ beforeEach(async () => {
   ]);
 });
 
-describe('reading', () => {
-  it('goes by transaction and id as numbers, page by page, and leaves nothing out', async () => {
+describe('reading the outbox', () => {
+  it('returns all events page by page, in the numeric order of transaction and id', async () => {
     const ids: string[] = [];
-    // Crosses a power of ten: certainly for the ids, and over time for the transactions.
+    // The ids cross a power of ten, and so do the transaction numbers over time.
     for (let transaction = 0; transaction < 60; transaction += 1) {
       const more = newIds(4);
       ids.push(...more);
@@ -121,7 +121,7 @@ describe('reading', () => {
     expect(seen).toEqual(ids);
   });
 
-  it('makes pages of long lists of lines shorter, and leaves nothing out', async () => {
+  it('returns fewer events per page if they have many lines, and omits none', async () => {
     const ids = newIds(30);
     const lines = Array.from({ length: 2_000 }, (_, line) => ({ line, product_id: `p${line}`, quantity: 1 }));
     await write(ids, { version: 2, type: 'fulfilled', data: { lines } });
@@ -138,7 +138,7 @@ describe('reading', () => {
 });
 
 describe('the feed of a tenant', () => {
-  it('has fewer events on a page where they are large, and leaves none out', async () => {
+  it('has fewer events per page if they are large, and omits none', async () => {
     const lines = Array.from({ length: 2_000 }, (_, at) => ({ line: at + 1, product_id: 'p', quantity: 1 }));
     const [large, small] = [newIds(24), newIds(3)];
     await write(small);
@@ -161,7 +161,7 @@ describe('the feed of a tenant', () => {
     expect(followed).toEqual([...small, ...large]);
   });
 
-  it('is followed by two connections at most, however many follow and are behind, and leaves the others to orders', async () => {
+  it('is read over at most two connections, however many clients follow it from behind', async () => {
     const ids = newIds(300);
     await write(ids);
     await client.query('BEGIN');
@@ -187,13 +187,13 @@ describe('the feed of a tenant', () => {
     for (const followed of await Promise.all(following)) expect(followed).toEqual(ids);
   });
 
-  it('is read without those of others, also by a plan from when there was nobody else', async () => {
+  it('reads no rows of other tenants, even with a generic plan and statistics without this tenant', async () => {
     await client.query(
       `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
        SELECT 'busy', gen_random_uuid(), 1, gen_random_uuid(), 'placed', 'confirmed', '{}', now()
        FROM generate_series(1, 20000)`,
     );
-    // So it is the only tenant in the statistics of Postgres.
+    // This makes it the only tenant in the statistics of Postgres.
     await client.query(`ANALYZE orders.events`);
     await write(newIds(1));
     const asked: [text: string, values: readonly unknown[]][] = [];
@@ -231,7 +231,7 @@ const readIn = (plan: PlanNode): number =>
   (plan['Relation Name'] ? plan['Actual Rows'] + (plan['Rows Removed by Filter'] ?? 0) : 0) +
   (plan.Plans ?? []).reduce((sum, it) => sum + readIn(it), 0);
 
-describe('a transaction that began before others and commits after them', () => {
+describe('a transaction that begins before others and commits after them', () => {
   const page = (types: OrderEventType[] | null) => one.outbox.log(logBeginning, 10, types);
   const idsOf = (events: readonly OrderLogEvent[]): string[] => events.map((it) => it.subject);
   const readers: Record<string, () => Promise<string[]>> = {
@@ -245,8 +245,8 @@ describe('a transaction that began before others and commits after them', () => 
       const next = await one.outbox.log(until, 9, null);
       return [events, next.events].flatMap((it) => idsOf(eventsIn(it)));
     },
-    'whoever wants no events': async () => {
-      // It has reached the last position that is told, and will never ask for what lies before.
+    'a reader that asks for no events': async () => {
+      // It continues from the position that is returned, and never reads what lies before.
       const { rows } = await client.query<{ id: string }>(
         `SELECT order_id AS id FROM orders.events WHERE (xid, id) <= ($1::xid8, $2::bigint) ORDER BY xid, id`,
         Object.values(numbersOf((await page([])).until)),
@@ -275,7 +275,7 @@ describe('a transaction that began before others and commits after them', () => 
     }
   });
 
-  it('is looked for at the end of an index, also where Postgres has no statistics of the log', async () => {
+  it('is detected by reading one row of the log, even if Postgres has no statistics of it', async () => {
     await client.query(
       `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
        SELECT 'many', gen_random_uuid(), 1, gen_random_uuid(), 'placed', 'confirmed', '{}', now()
@@ -291,7 +291,7 @@ describe('a transaction that began before others and commits after them', () => 
     expect(readIn(rows[0]!['QUERY PLAN'][0].Plan)).toBe(1);
   });
 
-  it('does not make the log a reason to answer nobody, where an operator has it locked', async () => {
+  it('is not detectable while the log is locked, which is reported as degraded', async () => {
     await client.query('BEGIN; LOCK TABLE orders.events');
     try {
       expect(await one.outbox.condition()).toEqual({ isDegraded: true, details: { log: 'cannot be queried' } });
@@ -300,7 +300,7 @@ describe('a transaction that began before others and commits after them', () => 
     }
   });
 
-  it('is told of to an operator who watches, where it stays open and somebody waits for it', async () => {
+  it('is reported as degraded once an event has been held back for over 30 seconds', async () => {
     const slow = new pg.Client(database.url);
     await slow.connect();
     const now = performance.now.bind(performance);
@@ -336,7 +336,7 @@ describe('the log as other modules read it', () => {
     }
   };
 
-  it('tells of an order what was ordered, where it is placed and where it is undone, whatever is in it', async () => {
+  it('includes the order in the events order.placed and order.cancelled, whatever characters it has', async () => {
     const [id] = newIds(1) as [string];
     await order(id, 2);
     await write([id]);
@@ -368,7 +368,7 @@ describe('the log as other modules read it', () => {
     expect({ tenantid, source, specversion }).toEqual({ tenantid: 't', source: '/orders', specversion: '1.0' });
   });
 
-  it('tells when it happened to the millisecond, in UTC, however Postgres would write that', async () => {
+  it('gives times in UTC, always with three digits of milliseconds', async () => {
     const times = ['2026-11-30T23:59:59.000Z', '2026-11-30T23:59:59.500Z', '2026-11-30T23:59:59.042Z'];
     const ids = newIds(times.length);
     for (const [at, id] of ids.entries()) {
@@ -380,7 +380,7 @@ describe('the log as other modules read it', () => {
     expect(events.map((it) => (JSON.parse(it) as { time: string }).time)).toEqual(times);
   });
 
-  it('tells of what came after it has read ahead', async () => {
+  it('includes events that were written after a page was read ahead', async () => {
     const ids = newIds(35);
     for (const id of ids) await order(id, 1);
     await write(ids.slice(0, 25));
@@ -393,7 +393,7 @@ describe('the log as other modules read it', () => {
     };
     await next();
     await next();
-    // By now the third page is being read, and has five events.
+    // By now the third page is being read ahead, with five events.
     await setTimeout(100);
     await write(ids.slice(25));
     await next();
@@ -402,7 +402,7 @@ describe('the log as other modules read it', () => {
     expect(found).toEqual(ids);
   });
 
-  it('takes two connections at most, whoever asks for however much, and leaves the others to orders', async () => {
+  it('is read over at most two connections, however many readers there are', async () => {
     const ids = newIds(30);
     for (const id of ids) await order(id, 1);
     await write(ids);
@@ -418,7 +418,7 @@ describe('the log as other modules read it', () => {
     expect((await pages).map((it) => eventsIn(it.events).length)).toEqual(limits);
   });
 
-  it('tells of the types that are asked for, and how far it has looked', async () => {
+  it('returns only the requested types, and continues after pages without any', async () => {
     const ids = newIds(7);
     for (const id of ids) await order(id, 1);
     await write(ids);
@@ -430,7 +430,7 @@ describe('the log as other modules read it', () => {
     expect((await pages(5)).flat()).toHaveLength(14);
   });
 
-  it('leaves nothing out of what is asked for while others write what is not', async () => {
+  it('omits no event of the requested type while those of others are written', async () => {
     const ids = newIds(300);
     for (const id of ids) await order(id, 1);
     let isWritten = false;
@@ -454,7 +454,7 @@ describe('the log as other modules read it', () => {
     expect(seen).toEqual(ids);
   });
 
-  it('makes pages of large orders shorter, and leaves nothing out', async () => {
+  it('has fewer events per page if the orders are large, and omits none', async () => {
     const ids = newIds(30);
     for (const id of ids) await order(id, 2_000);
     await write(ids);
@@ -482,7 +482,7 @@ describe('the relay', () => {
   };
   const appliedTo = (stock: FakeInventory): string[] => stock.effects.map((it) => it.reservation_id);
 
-  it('delivers what is written once, woken or not, by whichever instance has the part', async () => {
+  it('delivers every event once with two instances running, woken or not', async () => {
     const stock = new FakeInventory();
     const relays = [startRelay(one, stock), startRelay(two, stock)];
     const ids: string[] = [];
@@ -499,7 +499,7 @@ describe('the relay', () => {
     expect(positionsOf(await acquire(randomUUID(), 1))).not.toContain(logBeginning);
   });
 
-  it('goes on where the last one stopped, and delivers again what was not noted as delivered', async () => {
+  it('delivers in order after a crash before the checkpoint was stored, and each event is applied once', async () => {
     const [ids, more] = [newIds(3), newIds(2)];
     const stock = holding([...ids, ...more]);
     await write(ids);
@@ -514,7 +514,7 @@ describe('the relay', () => {
     expect(appliedTo(stock)).toEqual([...ids, ...more]);
   });
 
-  it('survives an inventory that is away, that forgets to answer, and comes back', async () => {
+  it('retries while inventory is unavailable, and when its answer is lost', async () => {
     const ids = newIds(4);
     const stock = holding(ids);
     let calls = 0;
@@ -530,7 +530,7 @@ describe('the relay', () => {
     expect(appliedTo(stock)).toEqual(ids);
   });
 
-  it('tells of two tenants at a time, of each in order, and of all again where one cannot be told of', async () => {
+  it('delivers to two tenants at a time, to each in order, and to all of them although one call fails', async () => {
     const stock = new FakeInventory();
     stock.onHand.set('mug', 1_000);
     const fulfilled = {
@@ -565,7 +565,7 @@ describe('the relay', () => {
     expect(positionsOf(await acquire(randomUUID(), 1))).not.toContain(logBeginning);
   });
 
-  it('notices that the lease went to another while it was delivering, and does not move the checkpoint', async () => {
+  it('does not move the checkpoint if it loses the lease while it delivers', async () => {
     const ids = newIds(2);
     const stock = holding(ids);
     const entered = Promise.withResolvers<void>();
@@ -589,7 +589,7 @@ describe('the relay', () => {
     expect(rows).toEqual([{ position: logBeginning, holder: other }]);
   });
 
-  it('tells of every event what it means for the stock, under the version that it led to', async () => {
+  it('delivers the stock effect of each event, with the version of the order', async () => {
     const [id] = newIds(1) as [string];
     const stock = holding([id], { mug: 5 });
     const lines = [{ line: 1, product_id: 'mug', quantity: 2 }];
@@ -615,7 +615,7 @@ describe('the relay', () => {
     expect(stock.reserved).toBe(0);
   });
 
-  it('passes over what cannot be applied, and splits what is too much for one call', async () => {
+  it('skips effects that cannot be applied, and splits calls that have too many lines', async () => {
     const [large, small] = [newIds(6), newIds(3)];
     const lines = Array.from({ length: 2_000 }, (_, index) => ({
       ...{ line: index + 1, product_id: `p-${index}`, quantity: 1 },
@@ -642,7 +642,7 @@ describe('the relay', () => {
     expect(sizes.length).toBeLessThanOrEqual(5);
   });
 
-  it('finishes what is under way before it stops, and gives the lease back', async () => {
+  it('finishes its delivery before it stops, and releases the lease', async () => {
     const ids = newIds(1);
     const stock = holding(ids);
     const entered = Promise.withResolvers<void>();

@@ -91,8 +91,8 @@ const dump = async (): Promise<string> => {
     .join('\n');
 };
 
-describe('a key of a customer', () => {
-  it('is that of one customer of one tenant', () => {
+describe('a customer key', () => {
+  it('can be unwrapped only for its own customer and tenant', () => {
     const masters = new MasterKeys([old]);
     const { key, wrapped } = newKey(masters, { tenant: 'a', customerId: 'c' });
     expect(unwrap(masters, { tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
@@ -104,8 +104,8 @@ describe('a key of a customer', () => {
   });
 });
 
-describe('an order that tells of a person', () => {
-  it('has it encrypted beside it, and tells it to whoever asks for all of it, and to nobody else', async () => {
+describe('an order with personal data', () => {
+  it('has it encrypted: only the read with personal data returns it, no list, event or table contains it', async () => {
     const orderId = idOf(await place());
     expect(await one.personalData.one(tenant, orderId)).toMatchObject({
       order_id: orderId,
@@ -130,7 +130,7 @@ describe('an order that tells of a person', () => {
     }
   });
 
-  it('comes with those that do not in one batch', async () => {
+  it('can be placed at the same time as orders without or with other personal data', async () => {
     const results = await Promise.all([
       place(),
       place({}),
@@ -147,7 +147,7 @@ describe('an order that tells of a person', () => {
     expect('personal' in told[1]!).toBe(false);
   });
 
-  it('is refused before any stock is held where there is no key to encrypt by', async () => {
+  it('is refused before stock is held if no master key is configured', async () => {
     const bare = await start([]);
     bare.use(stock);
     await expect(place(personal, 'k', bare)).rejects.toMatchObject({
@@ -158,7 +158,7 @@ describe('an order that tells of a person', () => {
     idOf(await place({}, 'k', bare));
   });
 
-  it('cannot be told by what is sealed of another order, by whoever can write into the tables', async () => {
+  it('cannot be read with the ciphertext of another order in its row', async () => {
     const [mine, theirs] = [idOf(await place()), idOf(await place({ contact }))];
     await one.sql.query(
       {
@@ -172,7 +172,7 @@ describe('an order that tells of a person', () => {
     expect((await one.personalData.one(tenant, theirs)).contact).toEqual(contact);
   });
 
-  it('has the key of its customer, which is made once by however many instances at once', async () => {
+  it('uses the key of its customer, which two concurrent instances create only once', async () => {
     const orders = await Promise.all(
       Array.from({ length: 40 }, (_, index) =>
         place({ ...personal, customer_id: `c-${index % 4}` }, null, index % 2 ? one : two),
@@ -187,10 +187,10 @@ describe('an order that tells of a person', () => {
   });
 });
 
-describe('a key of an order that tells of a person', () => {
+describe('the idempotency key of an order with personal data', () => {
   const other: PersonalData = { contact: { ...contact, email: 'another@quagga.example' }, shipping_address };
 
-  it('is for the same person and no other', async () => {
+  it('is valid only for the same personal data', async () => {
     const orderId = idOf(await place(personal, 'k'));
     const reordered = {
       contact: Object.fromEntries(Object.entries(contact).toReversed()),
@@ -210,7 +210,7 @@ describe('a key of an order that tells of a person', () => {
     expect(stock.reserved).toBe(2);
   });
 
-  it('is for one of those who come with it at once', async () => {
+  it('accepts the personal data of one person from concurrent requests', async () => {
     const all = await Promise.all(
       [personal, other, personal, other].map((it, index) =>
         settled(place(it as typeof personal, 'k', index < 2 ? one : two)),
@@ -224,7 +224,7 @@ describe('a key of an order that tells of a person', () => {
     expect(stock.reserved).toBe(1);
   });
 
-  it('is not for another person whose order could not be recorded while that of a repeat was', async () => {
+  it('rejects a person whose order failed to be recorded while another person used the key', async () => {
     const overtaken = proxied(one.orders, {
       record: async () => {
         await place(other as typeof personal, 'k', two);
@@ -236,7 +236,7 @@ describe('a key of an order that tells of a person', () => {
     expect(await ordersOf(one, tenant)).toBe(1);
   });
 
-  it('is not needed for an order to be acknowledged once it is found that it was recorded', async () => {
+  it('if absent, leaves nothing to compare: an order that was recorded without an answer is acknowledged', async () => {
     const halfDeaf = proxied(one.orders, {
       record: async (...given) => {
         await one.orders.record(...given);
@@ -250,7 +250,7 @@ describe('a key of an order that tells of a person', () => {
     comparing.mockRestore();
   });
 
-  it('is answered for ever, also when the person is erased', async () => {
+  it('keeps replaying its order after the customer was erased', async () => {
     const orderId = idOf(await place(personal, 'k'));
     await one.customers.erase(customer());
     for (const it of [personal, other]) {
@@ -262,7 +262,7 @@ describe('a key of an order that tells of a person', () => {
     expect(await one.customers.erase(customer())).toBe(false);
   });
 
-  it('is answered as well where what it was encrypted by has been taken away since', async () => {
+  it('keeps replaying its answer after the master key was removed', async () => {
     const orderId = idOf(await place(personal, 'k'));
     stock.onHand.set('cup', 0);
     const refused = () => one.placeOrder.execute(tenant, 'acc', requestOf({ cup: 1 }, personal), 'l');
@@ -276,7 +276,7 @@ describe('a key of an order that tells of a person', () => {
       expect(await without.placeOrder.execute(tenant, 'acc', more, 'l')).toMatchObject({
         ...{ replayed: true, refusal: { code: 'out-of-stock' } },
       });
-      // As far as this instance can tell, that is another order.
+      // This instance cannot compare personal data, but it notices another reference.
       await expect(place({ ...personal, reference: 'another' }, 'k', without)).rejects.toMatchObject({
         code: 'idempotency-key-reused',
       });
@@ -284,7 +284,7 @@ describe('a key of an order that tells of a person', () => {
     expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([1, 1]);
   });
 
-  it('leaves nothing that tells by trying who it was', async () => {
+  it('is stored with a fingerprint that does not depend on the personal data', async () => {
     const [first, second] = await Promise.all([place(personal, 'k'), place(other as typeof personal, 'l')]);
     const kept = await one.sql.query<{ fingerprint: string }>(
       { name: 'test-prints', text: `SELECT DISTINCT fingerprint FROM orders.orders WHERE order_id = ANY ($1::uuid[])` },
@@ -294,8 +294,8 @@ describe('a key of an order that tells of a person', () => {
   });
 });
 
-describe('a customer who is erased', () => {
-  it('keeps orders, totals and history, of all instances at once, and has nothing of the person left', async () => {
+describe('an erased customer', () => {
+  it('keeps orders, totals and history, but no personal data in orders of either instance', async () => {
     const before = [idOf(await place()), idOf(await place({ contact }, null, two))];
     const another = idOf(await place({ contact, customer_id: 'c-2' }));
     expect(await two.customers.erase(customer())).toBe(true);
@@ -309,7 +309,7 @@ describe('a customer who is erased', () => {
     expect((await one.personalData.one(tenant, another)).personal).toBe('kept');
   });
 
-  it('gets another key with the next order, which opens none of those before', async () => {
+  it('gets a new key with the next order, while earlier orders stay erased', async () => {
     const before = idOf(await place());
     await one.customers.erase(customer());
     const after = idOf(await place());
@@ -317,7 +317,7 @@ describe('a customer who is erased', () => {
     expect((await two.personalData.one(tenant, after)).contact).toEqual(contact);
   });
 
-  it('is one who is known, and of the tenant', async () => {
+  it('must be a known customer of the same tenant', async () => {
     await expect(one.customers.erase(customer('nobody'))).rejects.toMatchObject({ code: 'customer-not-found' });
     const orderId = idOf(await place());
     await expect(one.customers.erase({ tenant: newTenant(), customerId: 'c-1' })).rejects.toMatchObject({
@@ -328,7 +328,7 @@ describe('a customer who is erased', () => {
     expect(await one.customers.erase(customer('c-3'))).toBe(false);
   });
 
-  it('while orders are placed, leaves each either as it was placed or erased, and no read fails', async () => {
+  it('leaves concurrently placed orders either intact or erased, and no read fails', async () => {
     let running = true;
     const placed: string[] = [];
     const placing = [one, two].map(async (at) => {
@@ -360,7 +360,7 @@ describe('a customer who is erased', () => {
 });
 
 describe('the export of a customer', () => {
-  it('has every order once, newest first, with what it tells of the person and its history', async () => {
+  it('has every order once, newest first, with its personal data and history', async () => {
     const mine: string[] = [];
     for (let index = 0; index < 5; index += 1) mine.unshift(idOf(await place(index % 2 ? personal : {})));
     idOf(await place({ customer_id: 'c-2' }));
@@ -386,13 +386,13 @@ describe('the export of a customer', () => {
   });
 });
 
-describe('the export of a customer whose orders are large', () => {
-  it('has fewer of them on a page, by what is told of each, and leaves none out', async () => {
+describe('the export of a customer with large orders', () => {
+  it('has fewer orders per page, and omits none', async () => {
     const lines = Array.from({ length: 2_000 }, () => ({ product_id: 'mug', quantity: 1 }));
     const mine: string[] = [];
     for (let index = 0; index < 7; index += 1) {
       const orderId = idOf(await place({ lines }));
-      // So its lines are read twice: with the order and with its history.
+      // Its lines are now read twice: with the order and with its history.
       const request = { tenant, orderId, expectedVersions: undefined };
       await one.changeOrder.execute(request, (it, at) => fulfilOrder(it, undefined, at));
       mine.unshift(orderId);
@@ -411,8 +411,8 @@ describe('the export of a customer whose orders are large', () => {
   });
 });
 
-describe('the export of a customer with orders that much has happened to', () => {
-  it('has of each history as much as a page, and says where it goes on', async () => {
+describe('the export of a customer with long order histories', () => {
+  it('has the first page of each history, and where it continues', async () => {
     const [long, short] = [idOf(await place({})), idOf(await place({}))];
     await one.sql.query(
       {
@@ -440,7 +440,7 @@ describe('the export of a customer with orders that much has happened to', () =>
 });
 
 describe('a master key', () => {
-  it('is replaced while orders are placed, and is needed no more', async () => {
+  it('can be rotated while orders are placed, and is not needed afterwards', async () => {
     const before = idOf(await place());
     const [mixed, alsoMixed] = [await start([young, old]), await start([young, old])];
     for (const it of [mixed, alsoMixed]) it.use(stock);
@@ -475,9 +475,9 @@ describe('a master key', () => {
   });
 
   it.each([
-    ['is not there', masterKey('lost')],
-    ['is not the one of that name', masterKey(old.id)],
-  ])('that %s refuses those whose key it has wrapped, before stock is held, and nobody else', async (_, lost) => {
+    ['is missing', masterKey('lost')],
+    ['has another value under the same name', masterKey(old.id)],
+  ])('that %s refuses only the customers whose key it has wrapped, before stock is held', async (_, lost) => {
     const withLost = await start([lost]);
     withLost.use(stock);
     const before = idOf(await place(personal, null, withLost));
@@ -500,7 +500,7 @@ describe('a master key', () => {
     expect(idOf(await place(personal, 'k', withLost))).not.toBe(before);
   });
 
-  it('that is not there by the time that stock is held refuses them as well, and nobody else', async () => {
+  it('that turns out to be missing after stock was held refuses only the customers whose key it has wrapped', async () => {
     const lost = await start([masterKey('lost')]);
     const theirs = new FakeInventory();
     theirs.onHand.set('mug', 10);
@@ -517,7 +517,7 @@ describe('a master key', () => {
     expect((await lost.personalData.one(tenant, idOf(before!))).contact).toEqual(contact);
   });
 
-  it('is replaced where it can be, whatever stands before that, and it is told what is left', async () => {
+  it('is rotated despite customer keys that cannot be unwrapped, which are counted and logged', async () => {
     const [first, next] = [masterKey('2020'), masterKey('2021')];
     const [before, after] = [await start([first]), await start([next, first])];
     for (const it of [before, after]) it.use(stock);
@@ -553,7 +553,7 @@ describe('a master key', () => {
     expect(after.rotateDataKeys.stuck.size).toBe(0);
   });
 
-  it('is replaced by many at once, in whatever order they have read what they replace', async () => {
+  it('is rotated by concurrent updates of the customer keys in any order without a deadlock', async () => {
     const from = masterKey('2022');
     const before = await start([from]);
     before.use(stock);

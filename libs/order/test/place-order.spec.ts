@@ -54,29 +54,29 @@ const orderIn = (result: PlacementResult | Error) => {
 
 const outage = new CleaveError('unavailable', 'not now');
 
-describe('a key', () => {
-  it('is answered with one order for ever, also when the order has changed since', async () => {
+describe('an idempotency key', () => {
+  it('keeps replaying the order as it was placed, even after it was cancelled', async () => {
     const placed = await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k');
     expect(placed).toMatchObject({ replayed: false, order: { status: 'confirmed', total_minor: 200, version: 1 } });
     const order = orderIn(placed);
     await one.changeOrder.execute({ tenant, orderId: order.order_id, expectedVersions: undefined }, (it, at) =>
       cancelOrder(it, 'r', at),
     );
-    // Before inventory has been told of it, and afterwards.
+    // Before and after inventory has released the stock.
     for (const tellStock of [false, true]) {
       const { reservationId } = stock.inState()[0]!;
       if (tellStock) await stock.settle(tenant, [{ reservation_id: reservationId, version: 2, kind: 'release' }]);
       for (const at of [one, two])
         expect(await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k', at)).toEqual({ order, replayed: true });
     }
-    // Every repeat asks inventory again, for the same reservation, and holds nothing.
+    // Every retry asks inventory for the same reservation again, and holds nothing.
     expect(stock.batches.flat()).toHaveLength(5);
     expect(stock.inState().map((it) => it.state)).toEqual(['released']);
     expect(stock.reserved).toBe(0);
     expect(await ordersOf(one, tenant)).toBe(1);
   });
 
-  it('belongs to one command, in one account of one tenant', async () => {
+  it('is scoped to one account of one tenant, and rejects any other command', async () => {
     const { order_id } = orderIn(await place(requestOf({ mug: 1 }), 'k'));
     await expect(place(requestOf({ mug: 2 }), 'k', two)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
     expect(orderIn(await place(requestOf({ mug: 2 }), 'k', one, 'another account')).order_id).not.toBe(order_id);
@@ -84,7 +84,7 @@ describe('a key', () => {
     expect(orderIn(await place(requestOf({ mug: 2 }), 'k')).order_id).not.toBe(order_id);
   });
 
-  it('keeps being out of stock, but not what was wrong with the request', async () => {
+  it('stores an out-of-stock refusal, but not an unknown-product error', async () => {
     const wanted = requestOf({ rare: 4 });
     const refused = await place(wanted, 'k');
     expect(refused).toMatchObject({ replayed: false, refusal: { code: 'out-of-stock' } });
@@ -98,7 +98,7 @@ describe('a key', () => {
     expect(orderIn(await place(requestOf({ new: 1 }), 'k2')).status).toBe('confirmed');
   });
 
-  it('gives equal requests at the same time one order, on one instance and on two', async () => {
+  it('creates one order for concurrent equal requests, on one instance and on two', async () => {
     const results = await Promise.all(
       Array.from({ length: 20 }, (_, index) => place(requestOf({ mug: 1 }), 'k', index % 2 === 0 ? one : two)),
     );
@@ -118,7 +118,7 @@ describe('a key', () => {
     expect(stock.reserved).toBe(2);
   });
 
-  it('whose first request fails is answered as if the next one had been the first', async () => {
+  it('lets the next waiting request place the order when the first one fails', async () => {
     const place3 = (key: string) => [
       settled(place(requestOf({ mug: 1 }), key)),
       ...Array.from({ length: 3 }, () => settled(place(requestOf({ mug: 1 }), key))),
@@ -135,7 +135,7 @@ describe('a key', () => {
     expect(stock.reserved).toBe(1);
   });
 
-  it('gives different commands at the same time one order, and what the losers held goes back', async () => {
+  it('creates one order for concurrent different commands, and releases the stock of the losers', async () => {
     for (let round = 0; round < 5; round += 1) {
       const results = await Promise.all(
         Array.from({ length: 8 }, (_, index) =>
@@ -151,7 +151,7 @@ describe('a key', () => {
     expect(stock.reserved).toBe(held.flatMap((it) => it.lines).reduce((sum, it) => sum + it.quantity, 0));
   });
 
-  it('that another command has used says so however often it is sent, and holds stock for it once', async () => {
+  it('rejects another command every time, and holds and releases stock for it only once', async () => {
     await place(requestOf({ mug: 1 }), 'k');
     for (let time = 0; time < 25; time += 1)
       await expect(place(requestOf({ mug: 2 }), 'k')).rejects.toMatchObject({ code: 'idempotency-key-reused' });
@@ -159,14 +159,14 @@ describe('a key', () => {
     expect(stock.reserved).toBe(1);
   });
 
-  it('that is refused to another command while a twin records leaves the twin its stock', async () => {
+  it('keeps the stock of an order that an equal request commits after a refusal of another command was stored', async () => {
     const twin = new pg.Client(instances.url);
     await twin.connect();
     let committing: Promise<unknown> | undefined;
     const overtaken = proxied(one.orders, {
       record: async (of, records) => {
         const [{ order, account, idempotencyKey, fingerprint, reservationId }] = records as [OrderRecord];
-        // The twin recorded its order before the refusal, but has not committed yet.
+        // The twin, an equal request, inserts its order before the refusal is stored, but commits after that.
         await twin.query('BEGIN');
         await twin.query(
           `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, status, currency, total_minor, lines,
@@ -195,7 +195,7 @@ describe('a key', () => {
     }
   });
 
-  it('is told to wait when its first request does not end', async () => {
+  it('is reported as in progress after 10 seconds, or at the deadline of the caller, while its first request runs', async () => {
     const gate = Promise.withResolvers<void>();
     const entered = Promise.withResolvers<void>();
     stock.interrupt = () => {
@@ -220,7 +220,7 @@ describe('a key', () => {
 
 describe('a failure', () => {
   it.each(['before', 'after'] as const)(
-    'of inventory %s it decided leaves nothing behind that a repeat does not find',
+    'of inventory %s its decision leaves no order, and a retry places it without holding stock twice',
     async (when) => {
       let failing = true;
       stock.interrupt = (_, at) => {
@@ -238,7 +238,7 @@ describe('a failure', () => {
     },
   );
 
-  it('while recording, with the answer lost, neither releases nor repeats what is recorded', async () => {
+  it('after recording, so that the result is lost, neither releases the stock nor records the orders again', async () => {
     for (const error of [outage, new Error('a bug')]) {
       let failures = 1;
       const forgetful = proxied(one.orders, {
@@ -252,7 +252,7 @@ describe('a failure', () => {
       const before = await ordersOf(one, tenant);
       const keys = [randomUUID(), null, randomUUID(), null];
       const results = await Promise.all(keys.map((key) => settled(place(requestOf({ mug: 1 }), key))));
-      // The order is looked up, and counts as placed by this request, because no caller had its answer before.
+      // The order is found by its id, and is no replay, because no caller has had the answer before.
       for (const it of results) expect(it).toMatchObject({ order: { status: 'confirmed' }, replayed: false });
       expect(await ordersOf(one, tenant)).toBe(before + 4);
       for (const key of keys)
@@ -263,7 +263,7 @@ describe('a failure', () => {
     expect(stock.reserved).toBe(8);
   });
 
-  it('while a repeat is recording, with the answer lost, does not make it the first that is answered', async () => {
+  it('after recording a retry, so that the result is lost, still marks the answer as replayed', async () => {
     await place(requestOf({ mug: 1 }), 'k', two);
     const forgetful = proxied(one.orders, {
       record: async (of, placements) => {
@@ -275,13 +275,13 @@ describe('a failure', () => {
     expect(await place(requestOf({ mug: 1 }), 'k')).toMatchObject({ order: { status: 'confirmed' }, replayed: true });
   });
 
-  it('to record has no more stock held for what cannot be recorded either, until it works again', async () => {
+  it('to record keeps further requests from holding stock until recording works again', async () => {
     let isAway = true;
     const away = proxied(one.orders, {
       record: (of, records, ...more) => (isAway ? Promise.reject(outage) : one.orders.record(of, records, ...more)),
     });
     one.use(stock, away);
-    // Of the first order it cannot be known whether it was recorded.
+    // It is unknown whether the first order was recorded.
     const detail = expect.stringContaining('not known whether the order was placed');
     expect(await settled(place(requestOf({ mug: 1 })))).toMatchObject({ code: 'unavailable', detail });
     for (let times = 0; times < 5; times += 1) expect(await settled(place(requestOf({ mug: 1 })))).toBe(outage);
@@ -295,7 +295,7 @@ describe('a failure', () => {
   });
 
   it.each(['orders', 'answers'] as const)(
-    'to find the %s after recording is felt by nobody whose order is recorded, and nothing is released',
+    'to find the %s after recording does not fail the requests whose orders were recorded, and releases nothing',
     async (missing) => {
       await place(requestOf({ mug: 5 }), 'taken', two);
       const halfBlind = proxied(one.orders, {
@@ -315,7 +315,7 @@ describe('a failure', () => {
     },
   );
 
-  it('that one request causes is its own: the rest of its batch is placed', async () => {
+  it('that one request causes fails only that request: the rest of its batch is placed', async () => {
     const poison = requestOf({ mug: 1 }, { customer_id: 'poison' });
     const allergic = proxied(one.orders, {
       record: (of, placements) => {
@@ -334,16 +334,16 @@ describe('a failure', () => {
     });
     expect(await ordersOf(one, tenant)).toBe(19);
     expect(new Set(results.flatMap((it) => (it instanceof Error ? [] : orderIn(it).order_id))).size).toBe(19);
-    // The hold of the poisoned one remains: it is not known here that no order will ever use it.
+    // The failed request keeps its hold, because its order might still be recorded.
     expect(stock.reserved).toBe(20);
     expect(stock.released).toEqual([]);
-    // It was bisected.
+    // The batch was split in halves until the failing request was alone.
     expect(stock.batches.length).toBeLessThanOrEqual(1 + 2 * 5);
   });
 });
 
-it('a hold that was released before its order was recorded is tried anew, and for no longer than a while', async () => {
-  // Every reservation of the first attempts is released in advance.
+it('a request whose hold was already released gets a new reservation, and fails after a few attempts', async () => {
+  // The reservations of the first two attempts are released in advance.
   const stones = new Set<string>();
   const reserve = stock.reserve.bind(stock);
   stock.reserve = async (of, reservations) => {
@@ -372,7 +372,7 @@ it('a hold that was released before its order was recorded is tried anew, and fo
   expect(orderIn(fine).status).toBe('confirmed');
 });
 
-it('tenants share a batch and nothing else', async () => {
+it('a failure to record for one tenant does not affect the concurrent orders of another, which it cannot see', async () => {
   const other = newTenant();
   const failing = proxied(one.orders, {
     record: (of, placements) => (of === other ? Promise.reject(outage) : one.orders.record(of, placements)),
@@ -388,7 +388,7 @@ it('tenants share a batch and nothing else', async () => {
   expect(await one.orders.find(other, orderIn(mine).order_id)).toBeUndefined();
 });
 
-it('what one tenant breaks is tried again without anything of another one, who keeps the answer', async () => {
+it('a batch that fails for one tenant is not retried for another, whose orders are placed', async () => {
   const other = newTenant();
   const failing = proxied(one.orders, {
     record: (of, records) => (of === other ? Promise.reject(new Error('a bug')) : one.orders.record(of, records)),
@@ -404,11 +404,11 @@ it('what one tenant breaks is tried again without anything of another one, who k
   expect(stock.batches).toHaveLength(2);
   expect(theirs).toEqual(new Error('a bug'));
   expect(await ordersOf(one, tenant)).toBe(2);
-  // One unit is held for the other tenant, whose order may exist as far as is known here.
+  // One unit stays held for the other tenant, because its order might have been recorded.
   expect(stock.reserved).toBe(3);
 });
 
-describe('recording', () => {
+describe('PostgresOrders', () => {
   const recordOf = (key: string | null, units = 1, orderId = newOrderId(Date.now())): OrderRecord => {
     const command = commandOf(requestOf({ mug: units }));
     const now = new Date();
@@ -422,7 +422,7 @@ describe('recording', () => {
     };
   };
 
-  it('keeps one of those that share a key or an id in a batch, and everything of it', async () => {
+  it('records one of the orders of a batch that share a key or an id, with its history and event', async () => {
     const orderId = newOrderId(Date.now());
     const [first, sameKey, otherKey, sameId, unkeyed] = [
       recordOf('k'),
@@ -446,7 +446,7 @@ describe('recording', () => {
     expect(rows!.count).toBe(3);
   });
 
-  it('does not deadlock when two instances meet over the same keys in opposite orders', async () => {
+  it('does not deadlock when two instances record the same keys in opposite order', async () => {
     for (let round = 0; round < 6; round += 1) {
       const keys = Array.from({ length: 250 }, (_, index) => `${round}-${'aBäZ9🦊\uffee'.at(index % 7)}-${index}`);
       const [mine, theirs] = await Promise.all([
@@ -464,7 +464,7 @@ describe('recording', () => {
     expect(await ordersOf(one, tenant)).toBe(1_500);
   });
 
-  it('finds the answers of keys in the order they are asked for, orders before refusals', async () => {
+  it('returns stored answers in the order of the requested keys, and prefers orders to refusals', async () => {
     const kept = recordOf('kept');
     await one.orders.record(tenant, [kept]);
     const refusal = { code: 'out-of-stock' as const, detail: 'none left', extensions: { products: [] } };

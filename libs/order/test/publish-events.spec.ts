@@ -21,7 +21,7 @@ class Collects extends EventConsumer<OrderLogEvent> {
 
 const describeWithNats = await natsOrSkip(describe);
 
-describeWithNats('what happens to orders', () => {
+describeWithNats('order events', () => {
   let database: TestDatabase;
   let nats: NatsServer;
   let one: Instance;
@@ -38,7 +38,7 @@ describeWithNats('what happens to orders', () => {
     await Promise.all([database?.stop(), nats?.stop()]);
   });
 
-  it('is published, and read by another module as the log tells it', async () => {
+  it('are published, and read by another module in the order of the log within each part', async () => {
     const stock = new FakeInventory();
     stock.onHand.set('mug', 1_000);
     one.use(stock);

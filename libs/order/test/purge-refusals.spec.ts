@@ -6,7 +6,7 @@ import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { FakeInventory, newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
 let instances: TwoInstances<Instance>;
-/** Two instances on one database, which purge at the same time. */
+/** Two instances on one database, which purge concurrently. */
 let one: Instance;
 let two: Instance;
 let tenant: string;
@@ -28,7 +28,7 @@ beforeEach(() => {
 const request = requestOf({ mug: 1 });
 const place = (key: string, body = request) => one.placeOrder.execute(tenant, 'a', body, key);
 const purge = () => Promise.all([one.purgeRefusals.execute(), two.purgeRefusals.execute()]);
-/** Makes the refusals of these keys older. */
+/** Backdates the refusals of these keys. */
 const age = (keys: readonly string[], ms: number): Promise<unknown> =>
   one.sql.query(
     {
@@ -41,9 +41,9 @@ const age = (keys: readonly string[], ms: number): Promise<unknown> =>
   );
 const refusal = (replayed: boolean) => ({ replayed, refusal: { code: 'out-of-stock' } });
 
-it('forgets refusals of long ago, whoever goes for them at the same time: their keys are free', async () => {
+it('concurrent purges delete expired refusals only, and free their idempotency keys', async () => {
   stock.onHand.set('mug', 0);
-  // More than are deleted in one batch.
+  // More than one batch deletes.
   const old = Array.from({ length: 1_200 }, (_, index) => `old-${index}`);
   for (const answer of await Promise.all([...old, 'young'].map((key) => place(key))))
     expect(answer).toMatchObject(refusal(false));
@@ -59,7 +59,7 @@ it('forgets refusals of long ago, whoever goes for them at the same time: their 
     expect(answer).toMatchObject({ replayed: false, order: { status: 'confirmed' } });
 });
 
-it('never forgets the key of an order', async () => {
+it('a purge never frees the idempotency key of an order, however old', async () => {
   stock.onHand.set('mug', 10);
   const placed = await place('kept');
   await one.sql.query(
@@ -75,7 +75,7 @@ it('never forgets the key of an order', async () => {
   await expect(place('kept', requestOf({ mug: 2 }))).rejects.toMatchObject({ code: 'idempotency-key-reused' });
 });
 
-it('is left for the next time by a process that stops, however much there is', async () => {
+it('a purge stops when the module shuts down, even if more refusals are left', async () => {
   const begun = Promise.withResolvers<void>();
   let isOver = false;
   const purging = new PurgeRefusals({

@@ -13,10 +13,10 @@ class NoEvents extends EventFeed {
   log = () => Promise.reject(new Error('nobody asks for it'));
 }
 
-it('is followed by each tenant as often as is left to the others, at most, and again by who comes when one has gone', () => {
+it('a tenant may have at most as many event streams as it leaves to others, and closed streams free their places', () => {
   const events = new ReadEvents(new NoEvents());
   const followed: { tenant: string; gone: AbortController }[] = [];
-  /** Follows until it is refused. @returns how often it followed, and why no more */
+  /** Opens streams until one is refused. @returns how many were opened, and the code of the refusal */
   const follow = (tenant: string): [number, string] => {
     for (let times = 0; ; times += 1) {
       const gone = new AbortController();
@@ -30,7 +30,7 @@ it('is followed by each tenant as often as is left to the others, at most, and a
   };
   expect(follow('greedy')).toEqual([100, 'too-many-requests']);
   expect(follow('other')).toEqual([50, 'too-many-requests']);
-  // However many followers each tenant takes, the next one gets some.
+  // However many streams each tenant opens, the next tenant still gets some.
   for (const [tenant, times] of Object.entries({ c: 25, d: 13, e: 6, f: 3, g: 2, last: 1 }))
     expect([tenant, ...follow(tenant)]).toEqual([tenant, times, whyNoMore(tenant)]);
   expect(follow('late')).toEqual([0, 'unavailable']);
@@ -38,7 +38,7 @@ it('is followed by each tenant as often as is left to the others, at most, and a
   expect(follow('late')).toEqual([50, 'too-many-requests']);
 });
 
-it('ends for who has waited for five seconds to read, so that nobody follows a log that does not answer', async () => {
+it('an event stream fails after it has waited five seconds for its turn to read the log', async () => {
   jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
   try {
     const gate = Promise.withResolvers<OrderEvent[]>();
@@ -59,7 +59,7 @@ it('ends for who has waited for five seconds to read, so that nobody follows a l
   }
 });
 
-it('shows who follows that it is there every ten seconds, also where the clock is set back meanwhile', async () => {
+it('a quiet event stream sends a keep-alive comment every ten seconds, even if the wall clock is set back', async () => {
   const quiet = new ReadEvents(new NoEvents());
   quiet.follow = async function* () {
     for (let looks = 0; looks < 4; looks += 1) yield await Promise.resolve([]);
@@ -79,5 +79,5 @@ it('shows who follows that it is there every ten seconds, also where the clock i
   }
 });
 
-/** Whoever takes the last place leaves none. */
+/** The last tenant has taken the last place of all, so the refusal does not blame it. */
 const whyNoMore = (tenant: string): string => (tenant === 'last' ? 'unavailable' : 'too-many-requests');

@@ -57,7 +57,7 @@ const change = (name: string, set: string, { order_id }: Order) =>
   one.sql.query({ name: `test-saga-${name}`, text: `UPDATE orders.sagas SET ${set} WHERE saga_id = $1` }, [order_id]);
 const history = async ({ order_id }: Order) => (await one.orders.history(tenant, order_id)).map((it) => it.type);
 
-/** Leads sagas with this payment provider until the condition holds. */
+/** Runs sagas with this payment module until the condition holds. */
 const leading = async (
   perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[] | Promise<PaymentOutcome[]>,
   until: () => Promise<boolean>,
@@ -78,7 +78,7 @@ const ended = (order: Order) => async () => (await rowOf(order)).state === 'ende
 const done = (requests: readonly PaymentRequest[]): PaymentOutcome[] =>
   requests.map((it) => ({ outcome: 'succeeded', amount_minor: 'amount_minor' in it ? (it.amount_minor ?? 0) : 0 }));
 
-/** Moves the monotonic clock ahead as far as it is told, and sets the wall clock back as much. */
+/** Advances the monotonic clock on demand, and sets the wall clock back by as much. */
 const clocks = () => {
   const [now, date] = [performance.now.bind(performance), Date.now.bind(Date)];
   let aheadMs = 0;
@@ -88,7 +88,7 @@ const clocks = () => {
 };
 
 describe('a saga', () => {
-  it('is led from step to step, many at once, and forgets the token once it has served', async () => {
+  it('runs all its steps alongside others, and no longer stores the payment token in the end', async () => {
     const orders = await Promise.all(Array.from({ length: 20 }, () => buy()));
     const asked: string[] = [];
     await leading(
@@ -107,7 +107,7 @@ describe('a saga', () => {
     }
   });
 
-  it('that payment does not understand holds up nobody', async () => {
+  it('that payment rejects as invalid does not block others', async () => {
     const orders = await Promise.all(Array.from({ length: 9 }, () => buy()));
     const poison = orders[4]!.order_id;
     await leading(
@@ -121,7 +121,7 @@ describe('a saga', () => {
     await change('end', `state = 'ended'`, orders[4]!);
   });
 
-  it('that is not paid in time cancels its order, and undoes what may have come of it', async () => {
+  it('past its payment deadline cancels its order, and reverses a possible payment', async () => {
     const order = await buy();
     await change('late', 'deadline_at = now()', order);
     const asked: string[] = [];
@@ -134,11 +134,11 @@ describe('a saga', () => {
     expect(await one.orders.find(tenant, order.order_id)).toMatchObject({ status: 'cancelled' });
   });
 
-  it('is taken up although the clock of the database was set back since it was leased or had to wait', async () => {
+  it('is claimed if its lease or due time is an hour ahead, as after the database clock was set back', async () => {
     const orders = [await buy(), await buy()];
     await change('leased', `lease_until = now() + interval '1 hour'`, orders[0]!);
     await change('waiting', `due_at = now() + interval '1 hour'`, orders[1]!);
-    // Another instance may have such a long lease, whatever this one has.
+    // Another instance may be configured with a lease this long.
     const taken = await buy();
     await change('taken', `lease_until = now() + interval '5 minutes'`, taken);
     await leading(done, async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean));
@@ -146,7 +146,7 @@ describe('a saga', () => {
     await change('end', `state = 'ended'`, taken);
   });
 
-  it('is led no further than its lease is good for, also where the clock is set back meanwhile', async () => {
+  it('takes no further step once half of its lease has passed, even if the wall clock is set back', async () => {
     const order = await buy();
     const clock = clocks();
     const asked: string[] = [];
@@ -158,7 +158,7 @@ describe('a saga', () => {
       },
       async () => {
         const isThere = (await rowOf(order)).step === 'capture';
-        // If it were to continue, it would do so at once.
+        // A further step would be taken at once.
         if (isThere) await setTimeout(200);
         return isThere;
       },
@@ -167,7 +167,7 @@ describe('a saga', () => {
     await change('end', `state = 'ended'`, order);
   });
 
-  it('of however many tenants is moved by four connections: the others are for orders', async () => {
+  it('is stored by at most four updates at once, which leaves connections for orders', async () => {
     const orders: Order[] = [];
     for (let tenants = 0; tenants < 20; tenants += 1) {
       tenant = newTenant();
@@ -187,7 +187,7 @@ describe('a saga', () => {
     expect(most).toBe(4);
   });
 
-  it('asks the same again under the same name until it is decided', async () => {
+  it('retries an undecided payment under the same operation id', async () => {
     const order = await buy();
     const names = new Set<string>();
     let times = 0;
@@ -233,7 +233,7 @@ describe('a purchase whose order is cancelled', () => {
     return order;
   };
 
-  it('while the money is taken tells that it was before it tells that it was given back', async () => {
+  it('during the capture records the capture before the reversal', async () => {
     const order = await cancelledWhileCapturing(whole, ended);
     expect(await told(order)).toEqual([
       ...untilCancelled,
@@ -243,7 +243,7 @@ describe('a purchase whose order is cancelled', () => {
     expect(await one.orders.find(tenant, order.order_id)).toMatchObject({ status: 'cancelled', version: 5 });
   });
 
-  it('and whose worker is gone between the two tells each of them once', async () => {
+  it('during the capture records capture and reversal once each, even if the worker stops between the two', async () => {
     let reversals = 0;
     const order = await cancelledWhileCapturing(
       (requests) => requests.map((it) => (it.kind === 'reverse' && (reversals += 1) > 1 ? open : whole([it])[0]!)),
@@ -256,7 +256,7 @@ describe('a purchase whose order is cancelled', () => {
     ]);
   });
 
-  it('before the money was taken tells nothing of what was refused because of that', async () => {
+  it('during the capture records no capture if payment refuses it because of the reversal', async () => {
     let captures = 0;
     const order = await cancelledWhileCapturing(
       (requests) =>
@@ -271,7 +271,7 @@ describe('a purchase whose order is cancelled', () => {
     expect(await told(order)).toEqual([...untilCancelled, ['payment-reversed', 'cancelled', 100]]);
   });
 
-  it('waits with telling until it is known whether the money was taken', async () => {
+  it('during the capture records nothing more until the outcome of the capture is known', async () => {
     let captures = 0;
     const order = await cancelledWhileCapturing(
       (requests) => requests.map((it) => (it.kind === 'capture' && (captures += 1) === 2 ? open : whole([it])[0]!)),
@@ -281,7 +281,7 @@ describe('a purchase whose order is cancelled', () => {
     expect((await history(order)).slice(-2)).toEqual(['payment-captured', 'payment-reversed']);
   });
 
-  it('but for what was handed over stays as it is', async () => {
+  it('only for the units that were not fulfilled is not reversed', async () => {
     const order = await buy(one, 2);
     await leading(done, ended(order));
     const request = { tenant, orderId: order.order_id, expectedVersions: undefined };
@@ -297,7 +297,7 @@ describe('a purchase whose order is cancelled', () => {
     expect(await rowOf(order)).toMatchObject({ state: 'ended', step: 'capture' });
   });
 
-  it('when all has been told asks for nothing but to have it undone', async () => {
+  it('before it was authorised or after it was captured asks payment only for the reversal', async () => {
     const captured = await buy();
     await leading(whole, ended(captured));
     const pending = await buy();
@@ -339,7 +339,7 @@ describe('a new version of a saga', () => {
   });
   afterAll(() => newer?.stop());
 
-  it('is what new ones go by, while those begun by the old one are finished by its steps beside them', async () => {
+  it('applies to new sagas, while those begun with the old version finish with its steps', async () => {
     const half = await buy();
     const open = { outcome: 'open' as const, reason: 'not decided' };
     await leading(
@@ -366,10 +366,10 @@ describe('a new version of a saga', () => {
     expect(await history(fresh)).toEqual(['placed', 'payment-authorised']);
   });
 
-  it('is left to those who know it by those who do not, who go on with the others', async () => {
+  it('is left alone by an instance that does not know it, which continues with other sagas', async () => {
     const fresh = await buy(newer);
     const untouched = await rowOf(fresh);
-    // It is due later, so when it has been led, the other one was passed over.
+    // This one is due later, so once it has ended, the unknown one was skipped.
     const old = await buy();
     await leading(done, ended(old));
     expect(await rowOf(fresh)).toEqual(untouched);
@@ -377,7 +377,7 @@ describe('a new version of a saga', () => {
     expect(await history(fresh)).toEqual(['placed', 'payment-authorised']);
   });
 
-  it('that nobody knows is told of, and goes on as soon as somebody does', async () => {
+  it('that no instance knows is noted in the saga, which continues as soon as an instance knows it', async () => {
     const fresh = await buy(newer);
     await change('overdue', `due_at = now() - interval '2 minutes'`, fresh);
     await leading(done, async () => (await rowOf(fresh)).attempts > 0);
@@ -390,8 +390,8 @@ describe('a new version of a saga', () => {
   });
 });
 
-describe('what has been tried for long', () => {
-  it('is listed, is tried again at once, and cannot be closed before it is decided', async () => {
+describe('a dead letter', () => {
+  it('is listed, cannot be closed while it is undecided, and can be retried at once', async () => {
     const order = await buy();
     await change('long', `attempts = 20, due_at = now() + interval '1 hour'`, order);
     const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
@@ -412,7 +412,7 @@ describe('what has been tried for long', () => {
   });
 });
 
-describe('a move that is asked for on a condition', () => {
+describe('a money move with expected versions', () => {
   const starting = (order: Order, sagaId: string, ifVersions?: readonly number[]) =>
     sagas.start(
       tenant,
@@ -431,7 +431,7 @@ describe('a move that is asked for on a condition', () => {
       expect(rows).toHaveLength(count);
     });
 
-  it('is started once a version, also where several have waited for the same row', async () => {
+  it('is started once per version, even if several starts wait for the same row', async () => {
     const order = await buy();
     const names = Array.from({ length: 4 }, () => randomUUID());
     const starts = await one.sql.transaction(async (holding) => {
@@ -446,7 +446,7 @@ describe('a move that is asked for on a condition', () => {
     expect((await Promise.all(starts)).filter(Boolean)).toHaveLength(1);
   });
 
-  it('waits for the one before it to end, and for nothing else', async () => {
+  it('starts only if the version matches and the previous conditional move has ended', async () => {
     const order = await buy();
     const [first, second, free] = [randomUUID(), randomUUID(), randomUUID()];
     expect(await starting(order, second, [order.version + 1])).toBe(false);
@@ -460,7 +460,7 @@ describe('a move that is asked for on a condition', () => {
   });
 });
 
-it('a move of money that is not decided in time is told as that, also where the clock is set back meanwhile', async () => {
+it('a money move that is not decided in time is answered as pending, even if the wall clock is set back', async () => {
   const order = await buy();
   await change('end', `state = 'ended'`, order);
   const clock = clocks();
@@ -482,8 +482,8 @@ it('a move of money that is not decided in time is told as that, also where the 
   expect(await moveMoney.execute(command)).toMatchObject({ move: { kind: 'refund', status: 'pending' } });
 }, 10_000);
 
-describe('the name of an operation', () => {
-  it('follows from the saga, the step and the round, and no two have the same', () => {
+describe('an operation id', () => {
+  it('is derived from saga, step and round, and differs between any two of these', () => {
     const named = fc.tuple(fc.uuid(), fc.constantFrom('authorise', 'capture', 'refund', 'reverse'), fc.nat(3));
     fc.assert(
       fc.property(named, named, (some, others) => {
@@ -495,8 +495,8 @@ describe('the name of an operation', () => {
   });
 });
 
-describe('the wait for the next try', () => {
-  it('doubles up to a minute, give or take a quarter', () => {
+describe('the retry delay', () => {
+  it('doubles up to one minute, with a jitter of 25 %', () => {
     expect([0, 1, 5, 9, 10, 1_000].map((it) => waitMs(it, 0.5))).toEqual([100, 200, 3_200, 51_200, 60_000, 60_000]);
     expect([0, 1].map((it) => waitMs(0, it))).toEqual([75, 125]);
   });

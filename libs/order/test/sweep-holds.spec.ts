@@ -88,8 +88,8 @@ const expectStockToAgree = async (): Promise<void> => {
   expect(stock.reserved).toBe(orders.flatMap((it) => it.lines).reduce((sum, it) => sum + it.quantity, 0));
 };
 
-describe('a hold that nobody has spoken for in time', () => {
-  it('is given back when it has no order, and no order can come to stand on it any more', async () => {
+describe('a hold', () => {
+  it('without an order is released once it is overdue, after a tombstone was written for the order', async () => {
     await abandon('k');
     await abandon(null, { mug: 2 });
     expect(await one.sweepHolds.execute()).toEqual({ released: 0, confirmed: 0 });
@@ -112,7 +112,7 @@ describe('a hold that nobody has spoken for in time', () => {
     expect(await ordersOf(one, tenant)).toBe(0);
   });
 
-  it('is confirmed and not released when it has one, whatever has become of that', async () => {
+  it('with an order is confirmed once it is overdue, even if the order was cancelled', async () => {
     const kept = orderIn(await place('k'));
     const cancelled = orderIn(await place(null, two, { mug: 2 }));
     await one.changeOrder.execute({ tenant, orderId: cancelled.order_id, expectedVersions: undefined }, (it, at) =>
@@ -124,7 +124,7 @@ describe('a hold that nobody has spoken for in time', () => {
     expect(stock.reserved).toBe(3);
     expect(await tombstonesOf(one, tenant)).toEqual([]);
     expect(await one.orders.find(tenant, kept.order_id)).toEqual(kept);
-    // What the relay still has to deliver is understood as before.
+    // What the relay delivers later is still applied correctly.
     const told = stock
       .inState()
       .flatMap(({ reservationId, orderId }) => [
@@ -136,7 +136,7 @@ describe('a hold that nobody has spoken for in time', () => {
     expect(await one.sweepHolds.execute()).toEqual({ released: 0, confirmed: 0 });
   });
 
-  it('is left alone once it was confirmed, and until its time has come', async () => {
+  it('is left alone once it is confirmed, and before it is overdue', async () => {
     orderIn(await place());
     const [{ reservationId }] = stock.inState() as [FakeHold];
     await stock.settle(tenant, [{ reservation_id: reservationId, version: 1, kind: 'confirm' }]);
@@ -146,7 +146,7 @@ describe('a hold that nobody has spoken for in time', () => {
     expect(stock.inState().map((it) => it.state)).toEqual(['confirmed', 'held']);
   });
 
-  it('is one of many of several tenants: all of them are dealt with in one sweep', async () => {
+  it('is released or confirmed in one sweep together with many others of several tenants', async () => {
     const tenants = [tenant, newTenant(), newTenant()];
     const withOrder = new Set<string>();
     for (const it of tenants) {
@@ -165,8 +165,8 @@ describe('a hold that nobody has spoken for in time', () => {
 
 type FakeHold = ReturnType<FakeInventory['inState']>[number];
 
-describe('an order that comes too late', () => {
-  it.each(['k', null])('is placed anew, under another reservation and id (key %s)', async (key) => {
+describe('an order whose hold is released before it is recorded', () => {
+  it.each(['k', null])('is placed under another reservation and order id (key %s)', async (key) => {
     const process = paused(one);
     const placing = place(key);
     await process.entered;
@@ -189,7 +189,7 @@ describe('an order that comes too late', () => {
     await expectStockToAgree();
   });
 
-  it('is refused when somebody else has what it held by then, and its key keeps that', async () => {
+  it('is refused if its stock is taken meanwhile, and its key stores the refusal', async () => {
     const process = paused(one);
     const placing = place('late', one, { rare: 1 });
     await process.entered;
@@ -205,7 +205,7 @@ describe('an order that comes too late', () => {
     await expectStockToAgree();
   });
 
-  it('holds up nobody who is in the batch with it', async () => {
+  it('does not affect the other orders placed with it', async () => {
     await abandon('late');
     const [first] = stock.inState('held') as [FakeHold];
     stock.expire();
@@ -222,7 +222,7 @@ describe('an order that comes too late', () => {
     await expectStockToAgree();
   });
 
-  it('is placed exactly once by however many repeats, on two instances', async () => {
+  it('is placed exactly once by concurrent retries on two instances', async () => {
     const keys = Array.from({ length: 5 }, () => randomUUID());
     for (const key of keys) await abandon(key);
     stock.expire();
@@ -241,7 +241,7 @@ describe('an order that comes too late', () => {
     expect(await tombstonesOf(one, tenant)).toHaveLength(5);
   });
 
-  it('gives up its key to another command that took it meanwhile', async () => {
+  it('fails if another command has used its key meanwhile', async () => {
     const process = paused(one);
     const placing = settled(place('k'));
     await process.entered;
@@ -256,7 +256,7 @@ describe('an order that comes too late', () => {
 });
 
 describe('a tombstone and an order that race for one id', () => {
-  it('end in one of the two, and the stock agrees', async () => {
+  it('leave exactly one of the two, with matching stock', async () => {
     const random = new SeededRandom(testSeed());
     const won = { order: 0, tombstone: 0 };
     for (let round = 0; round < 60; round += 1) {
@@ -299,7 +299,7 @@ describe('a tombstone and an order that race for one id', () => {
     };
   };
 
-  it('end in one of the two as well when whole batches race, and neither waits for the other in a circle', async () => {
+  it('leave exactly one per id when whole batches race, without a deadlock', async () => {
     for (let round = 0; round < 12; round += 1) {
       tenant = newTenant();
       // The keys sort differently from the ids.
@@ -318,7 +318,7 @@ describe('a tombstone and an order that race for one id', () => {
     }
   });
 
-  it('wait for each other: whoever comes second sees the end of the first', async () => {
+  it('do not overlap: the tombstone waits until the transaction of the order commits or rolls back', async () => {
     const [stays, goes] = [newOrderId(Date.now()), newOrderId(Date.now())];
     const hold = (order_id: string): OverdueHold => ({ tenant_id: tenant, reservation_id: randomUUID(), order_id });
     for (const [id, end] of [
@@ -349,7 +349,7 @@ describe('a tombstone and an order that race for one id', () => {
 });
 
 describe('a sweep', () => {
-  it('that breaks off between tombstone and release is finished by the next one, whoever does it', async () => {
+  it('that fails between tombstone and release is finished by the next one, on either instance', async () => {
     for (const next of [one, two]) {
       tenant = newTenant();
       await abandon('k');
@@ -361,7 +361,7 @@ describe('a sweep', () => {
       expect(await tombstonesOf(one, tenant)).toHaveLength(1);
       expect(stock.reserved).toBe(1);
       stock.interrupt = () => {};
-      // Long afterwards: an unfinished hold is not forgotten.
+      // Much later: an unfinished hold is not forgotten.
       stock.nowMs += 600_000;
       expect(await next.sweepHolds.execute()).toEqual({ released: 1, confirmed: 0 });
       expect(stock.reserved).toBe(0);
@@ -370,7 +370,7 @@ describe('a sweep', () => {
     }
   });
 
-  it('that breaks off there leaves the way open for a repeat, which gives back what was held and holds anew', async () => {
+  it('that fails between tombstone and release lets a retry place the order, which leaves one hold', async () => {
     await abandon('k');
     const [first] = stock.inState('held') as [FakeHold];
     stock.expire();
@@ -387,7 +387,7 @@ describe('a sweep', () => {
     await expectStockToAgree();
   });
 
-  it('whose release is carried out and whose answer is lost has nothing left to do', async () => {
+  it('whose release takes effect but whose answer is lost leaves nothing to the next one', async () => {
     await abandon('k');
     stock.expire();
     stock.interrupt = (call, when) => {
@@ -400,7 +400,7 @@ describe('a sweep', () => {
     expect(stock.effects).toHaveLength(1);
   });
 
-  it('by two instances at once does everything once', async () => {
+  it('by two instances at once releases or confirms each hold once', async () => {
     const orders = await Promise.all(
       Array.from({ length: 40 }, (_, index) => place(index % 2 === 0 ? `k${index}` : null)),
     );
@@ -408,7 +408,7 @@ describe('a sweep', () => {
     stock.expire();
     stock.interrupt = () => setTimeout(1);
     const swept = await Promise.all([one, two, one].map((it) => it.sweepHolds.execute()));
-    // Several of them may have released the same hold.
+    // Several sweeps may count the same hold.
     expect(swept.reduce((sum, it) => sum + it.released, 0)).toBeGreaterThanOrEqual(700);
     const kinds = stock.effects.map((it) => it.kind);
     expect(kinds.filter((it) => it === 'release')).toHaveLength(700);
@@ -418,7 +418,7 @@ describe('a sweep', () => {
     await expectStockToAgree();
   });
 
-  it('looks at everything first and later at what is new, and again at what it could not finish', async () => {
+  it('reads all overdue holds first and only newer ones later, and again those it could not finish', async () => {
     const looks: (Date | null)[] = [];
     const overdue = stock.overdue.bind(stock);
     stock.overdue = (after, part, limit) => {
@@ -440,7 +440,7 @@ describe('a sweep', () => {
     expect(looks).toEqual([null, began, began, finished]);
   });
 
-  it('looks at everything part by part, as often at each as there is more of it, and later at what is new since it began', async () => {
+  it('reads all overdue holds part by part, each page by page, and later only newer ones of any part', async () => {
     const [began, looks] = [new Date(stock.nowMs), new Array<[after: Date | null, part: number | undefined]>()];
     for (let count = 0; count < 700; count += 1) stock.hold(tenant, randomUUID(), { mug: 1 }, newOrderId(Date.now()));
     stock.expire();
@@ -465,14 +465,14 @@ describe('a sweep', () => {
     expect(looks).toEqual([[new Date(began.getTime() + 1), undefined]]);
   });
 
-  it('goes on where an inventory that knows no parts has more, and from the earliest moment that it was told', async () => {
+  it('handles an inventory that no longer reports parts, and continues from the earliest time that was reported', async () => {
     const began = new Date(stock.nowMs);
     for (let count = 0; count < 700; count += 1) stock.hold(tenant, randomUUID(), { mug: 1 }, newOrderId(Date.now()));
     stock.expire();
     const [overdue, looks] = [stock.overdue.bind(stock), new Array<Date | null>()];
     stock.overdue = async (after, part, limit) => {
       looks.push(after);
-      // The first part is looked at by a newer clock, which is set back afterwards.
+      // The first reply has the later time, as if the clock were set back afterwards.
       if (looks.length === 1) return { holds: [], looked_at: began, parts: 2 };
       return { ...(await overdue(after, part, limit)), looked_at: new Date(began.getTime() - 1) };
     };
@@ -483,7 +483,7 @@ describe('a sweep', () => {
     expect(looks.at(-1)).toEqual(new Date(began.getTime() - 1));
   });
 
-  it('is made again and again until the module stops, also after one that failed', async () => {
+  it('is repeated until the module stops, even after one that failed', async () => {
     let calls = 0;
     stock.interrupt = (call, when) => {
       if (call === 'overdue' && when === 'before' && (calls += 1) === 1) throw outage;
@@ -502,7 +502,7 @@ describe('a sweep', () => {
     expect(calls).toBe(made);
   });
 
-  it('that is under way when the module stops ends before it does, at once when it only waits for the next one', async () => {
+  it('in progress is finished before the module stops, which does not wait for the next one', async () => {
     const entered = Promise.withResolvers<void>();
     const gate = Promise.withResolvers<void>();
     await abandon('k');
@@ -524,7 +524,7 @@ describe('a sweep', () => {
 });
 
 describe('a tombstone', () => {
-  it('is no order to anybody who reads or changes orders', async () => {
+  it('is invisible to reading and changing orders', async () => {
     const order = orderIn(await place());
     await abandon('k');
     const [{ orderId }] = stock.inState('held').filter((it) => it.orderId !== order.order_id) as [FakeHold];
@@ -546,7 +546,7 @@ describe('a tombstone', () => {
       id,
     ]);
     expect(told).toEqual([]);
-    // Placing an order still learns what the id is.
+    // Only placing an order sees that the id is void.
     expect(await one.orders.byId(tenant, [id, order.order_id, randomUUID()])).toEqual(
       new Map<string, unknown>([
         [id, 'void'],
@@ -555,7 +555,7 @@ describe('a tombstone', () => {
     );
   });
 
-  it('stands for ever, and for its tenant alone', async () => {
+  it('prevents an order with its id, but only for its own tenant', async () => {
     const [id, other] = [newOrderId(Date.now()), newTenant()];
     const hold: OverdueHold = { tenant_id: tenant, reservation_id: randomUUID(), order_id: id };
     for (const it of [one, two]) expect(await it.orders.declareVoid(tenant, [hold])).toEqual(new Set([id]));
@@ -574,7 +574,7 @@ describe('a tombstone', () => {
   });
 });
 
-it('ends where inventory has the same holds overdue whatever it is told, and says so', async () => {
+it('a sweep fails with an error if inventory keeps reporting the same holds as overdue', async () => {
   const hold = (): OverdueHold => ({
     tenant_id: tenant,
     reservation_id: randomUUID(),
