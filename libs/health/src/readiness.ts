@@ -1,6 +1,5 @@
-import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { keptFor } from '#periodic';
+import { keptFor, within } from '#periodic';
 
 /** The result of a check of a dependency that can be used. */
 export interface Condition {
@@ -77,16 +76,16 @@ export class Readiness {
 
   /** The state of each dependency by name; `down` if a check takes too long. */
   async states(): Promise<ReadonlyMap<string, State>> {
-    const ended = new AbortController();
-    const late = setTimeout(checkWithinMs, 'down' as const, { signal: ended.signal }).catch(() => 'down' as const);
-    const asked = [...this.checks].map(async ([name, check]): Promise<[string, State]> => {
-      // The reason is logged when the health is probed.
-      const state = (async () => ((await check())?.isDegraded ? 'degraded' : 'up'))().catch(() => 'down' as const);
-      return [name, await Promise.race([state, late])];
-    });
-    const states = await Promise.all(asked);
-    ended.abort();
-    return new Map(states);
+    const stateOf = async (check: Check): Promise<State> => {
+      try {
+        return (await within(checkWithinMs, check()))?.isDegraded ? 'degraded' : 'up';
+      } catch {
+        // The reason is logged when the health is probed.
+        return 'down';
+      }
+    };
+    const asked = [...this.checks].map(async ([name, check]) => [name, await stateOf(check)] as const);
+    return new Map(await Promise.all(asked));
   }
 
   whenShuttingDown(listener: () => void): void {

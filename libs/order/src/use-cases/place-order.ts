@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
+import { within } from '#periodic';
 import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher, type Patience } from './batcher.js';
@@ -96,7 +97,10 @@ export class PlaceOrder {
     waitingForTurn.orders += 1;
     waitingForTurn.bytes += bytes;
     try {
-      if (!(await settlesBy(giveUpAtMs, before))) throw inProgress();
+      // `before` never rejects.
+      await within(giveUpAtMs - Date.now(), before).catch(() => {
+        throw inProgress();
+      });
     } finally {
       waitingForTurn.orders -= 1;
       waitingForTurn.bytes -= bytes;
@@ -109,10 +113,3 @@ const inProgress = (): CleaveError =>
     'request-in-progress',
     'Another request with this Idempotency-Key is still running. Send the same request again in a moment.',
   );
-
-/** @param work never rejects */
-const settlesBy = async (atMs: number, work: Promise<unknown>): Promise<boolean> => {
-  const { promise: late, resolve } = Promise.withResolvers<boolean>();
-  const timer = setTimeout(resolve, atMs - Date.now(), false);
-  return Promise.race([work.then(() => true), late]).finally(() => clearTimeout(timer));
-};
