@@ -11,7 +11,7 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 import { UpstreamLogs } from './upstream-logs.js';
 
-type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
+type Passing = { proxy?: UpstreamOptions; documents?: Partial<DocumentTimes> };
 type GatewaySettings = GatewayEnvironment & RestSettings & Passing;
 
 /** One base URL for all services: routes requests to them by a table, and merges their OpenAPI documents. */
