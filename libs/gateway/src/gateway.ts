@@ -1,6 +1,6 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
-import { LogsBehind, Readiness } from '#health';
+import { Readiness, UpstreamLogLevels } from '#health';
 import { apiDocument, type RestSettings, type Service } from '#service';
 import { Authenticator } from '#security';
 import { Metrics, Traces } from '#telemetry';
@@ -59,12 +59,12 @@ class PassingOnModule {
           useFactory: (readiness: Readiness) => new UpstreamHealth(upstreams, hasNothingElse, readiness),
         },
         {
-          provide: LogsBehind,
+          provide: UpstreamLogLevels,
           inject: [Authenticator],
           useFactory: (authenticator: Authenticator) => new UpstreamLogs(upstreams, authenticator),
         },
       ],
-      exports: [LogsBehind],
+      exports: [UpstreamLogLevels],
     };
   }
 }

@@ -32,7 +32,7 @@ import {
 } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
-import { nowAndThen, within } from '#periodic';
+import { throttled, within } from '#periodic';
 import { allow, refuseWhenEnded, tooMany, type Authenticator, type Caller } from '#security';
 import {
   answerSeconds,
@@ -272,7 +272,7 @@ export class GrpcServer extends ServerGrpc {
   private limitConnections(server: Server): void {
     const most = this.maxConnections;
     if (most === undefined) return;
-    const sayFull = nowAndThen(saidEveryMs);
+    const sayFull = throttled(saidEveryMs);
     const warn = (): void =>
       this.logger.warn(`gRPC: all ${most} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
     for (const listening of (server['http2Servers'] as Map<NetServer, unknown>).keys()) {

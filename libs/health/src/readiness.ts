@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { keptFor, within } from '#periodic';
+import { cachedFor, within } from '#periodic';
 
 /** The result of a check of a dependency that can be used. */
 export interface Condition {
@@ -15,7 +15,7 @@ export type State = (typeof states)[number];
 export type Check = () => Promise<Condition | void>;
 
 /** The state of the services that a process forwards requests to. */
-export interface Behind {
+export interface UpstreamStates {
   states: ReadonlyMap<string, State>;
   /** Whether enough of them can be used. */
   canServe: boolean;
@@ -36,7 +36,7 @@ const keepMs = 1_000;
 export class Readiness {
   private readonly registered = new Map<string, Check>();
   private readonly listeners: (() => void)[] = [];
-  private readBehind: () => Promise<Behind> = () => Promise.resolve({ states: new Map(), canServe: true });
+  private readUpstreams: () => Promise<UpstreamStates> = () => Promise.resolve({ states: new Map(), canServe: true });
   private closing = false;
 
   /**
@@ -45,19 +45,19 @@ export class Readiness {
    */
   add(name: string, check: Check): void {
     if (this.registered.has(name)) throw new Error(`There is a readiness check called ${name} already.`);
-    this.registered.set(name, keptFor(keepMs, checkWithinMs, check));
+    this.registered.set(name, cachedFor(keepMs, checkWithinMs, check));
   }
 
   /**
    * Also reports the services behind the process. They are not a check, because the process can serve while some of them
    * are down.
    */
-  watchBehind(read: () => Promise<Behind>): void {
-    this.readBehind = keptFor(keepMs, checkWithinMs, read);
+  watchUpstreams(read: () => Promise<UpstreamStates>): void {
+    this.readUpstreams = cachedFor(keepMs, checkWithinMs, read);
   }
 
-  behind(): Promise<Behind> {
-    return this.readBehind();
+  upstreams(): Promise<UpstreamStates> {
+    return this.readUpstreams();
   }
 
   get checks(): ReadonlyMap<string, Check> {

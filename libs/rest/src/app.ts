@@ -9,7 +9,7 @@ import { Metrics, RequestLog, Traces } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { auditRoutes } from './audit.js';
 import { readJsonBodies } from './body.js';
-import { Browsers, type BrowserOptions } from './browsers.js';
+import { BrowserHeaders, type BrowserOptions } from './browser-headers.js';
 import { connectionLimits, type GivenConnectionLimits } from './connections.js';
 import { guardRoutes } from './guard.js';
 import { ObservedRequests } from './observed-requests.js';
@@ -60,7 +60,7 @@ export const createRestApp = async (
   const patienceMs = drainDelayMs + drainTimeoutMs;
   const { isOpen } = authenticator;
   const adapter = new RestAdapter(
-    { bodyLimitBytes, patienceMs, connections, browsers: new Browsers(options), isOpen },
+    { bodyLimitBytes, patienceMs, connections, browsers: new BrowserHeaders(options), isOpen },
     observed,
   );
   const app = await NestFactory.create<NestFastifyApplication>(
@@ -75,7 +75,7 @@ export const createRestApp = async (
   // Routes are added when the app is initialised. These hooks run in order: a request is authenticated before it is admitted,
   // and what is not admitted is not audited.
   guardRoutes(fastify, authenticator);
-  limitRoutes(fastify, app.get(Admission), adapter.earlyRefusals);
+  limitRoutes(fastify, app.get(Admission), adapter.loadShedder);
   auditRoutes(fastify, authenticator);
   refuseUnreadQueries(fastify);
   // This hook runs after those of the modules, which are already registered, so modules announce the shutdown before the

@@ -6,9 +6,9 @@ import type { FastifyError, FastifyReply, FastifyRequest, RouteOptions, onSendHo
 import { limits } from '#contracts';
 import { callerHeader } from '#security';
 import { requestIdOf, withWork } from '#telemetry';
-import type { Browsers } from './browsers.js';
+import type { BrowserHeaders } from './browser-headers.js';
 import { Connections, answerOn, fullHeader, lookMs, type ConnectionLimits } from './connections.js';
-import { EarlyRefusals } from './early-refusals.js';
+import { LoadShedder } from './load-shedder.js';
 import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import type { ObservedRequests } from './observed-requests.js';
 import { problemOfError, sendProblem } from './problems.js';
@@ -25,7 +25,7 @@ interface AdapterOptions {
   bodyLimitBytes: number;
   patienceMs: number;
   connections: ConnectionLimits;
-  browsers: Browsers;
+  browsers: BrowserHeaders;
   /** Whether authentication is turned off. */
   isOpen: boolean;
 }
@@ -36,7 +36,7 @@ const notHooked = (): never => {
 
 /** Nest's Fastify adapter, with problem documents for failures before a handler is found, and a drain before shutdown. */
 export class RestAdapter extends FastifyAdapter {
-  readonly earlyRefusals: EarlyRefusals;
+  readonly loadShedder: LoadShedder;
   private draining = false;
   private readonly connections: Connections;
 
@@ -86,7 +86,7 @@ export class RestAdapter extends FastifyAdapter {
       route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
     });
     const { server } = this.instance;
-    this.earlyRefusals = new EarlyRefusals(browsers.headers, observed);
+    this.loadShedder = new LoadShedder(browsers.headers, observed);
     this.refuseEarly(server);
     this.connections = new Connections(server, connections, refusalOfUnheard(browsers));
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
@@ -99,8 +99,8 @@ export class RestAdapter extends FastifyAdapter {
     const handlers = server.listeners('request') as RequestListener[];
     server.removeAllListeners('request');
     server.on('request', (request, response) => {
-      const full = this.earlyRefusals.fullFor(request);
-      if (full && this.isOrdinary(request)) this.earlyRefusals.refuse(request, response, full.limiter, full.path);
+      const full = this.loadShedder.fullFor(request);
+      if (full && this.isOrdinary(request)) this.loadShedder.refuse(request, response, full.limiter, full.path);
       else for (const handle of handlers) handle.call(server, request, response);
     });
   }

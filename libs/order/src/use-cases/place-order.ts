@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { within } from '#periodic';
-import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
+import { Metrics, Traces, annotateWork, currentTrace } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher, type Patience } from './batcher.js';
 import { ObservedBatches } from './observed-batches.js';
@@ -58,7 +58,7 @@ export class PlaceOrder {
     patience: Patience = {},
   ): Promise<PlacementResult> {
     const result = await this.place(tenant, account, request, idempotencyKey, patience);
-    noteOfWork({ tenant, ...('order' in result && { orderId: result.order.order_id }) });
+    annotateWork({ tenant, ...('order' in result && { orderId: result.order.order_id }) });
     return result;
   }
 

@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { Lane, byHalves } from '#admission';
+import { Bulkhead, bisect } from '#admission';
 import { CleaveError, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
 import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
 import {
@@ -149,7 +149,7 @@ class Results extends Map<Placement, PlacementResult | Error> {
  */
 @Injectable()
 export class ReserveAndRecord {
-  private readonly preparing = new Lane({
+  private readonly preparing = new Bulkhead({
     // The queue needs no limit of its own, because batches are limited.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
     tooMuch: 'More tenants are placing orders',
@@ -190,9 +190,9 @@ export class ReserveAndRecord {
         if (!results.has(placement)) results.set(placement, error as Error);
       },
     }));
-    const place = () => byHalves(waiting, (some) => this.place(tenant, some, results));
+    const place = () => bisect(waiting, (some) => this.place(tenant, some, results));
     try {
-      // The halves share one turn of the lane; tenants that the lane refuses have had no effect.
+      // The halves share one turn of the bulkhead; tenants that it refuses have had no effect.
       await (this.protocol === 'two-phase' ? this.preparing.inTurn(place) : place());
     } catch (error) {
       for (const { reject } of waiting) reject(error);

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
-import { Lane, roundsOf } from '#admission';
+import { Bulkhead, roundsOf } from '#admission';
 import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
-import { WokenWork } from '#periodic';
+import { BackgroundWorker } from '#periodic';
 import { Traces, withWork } from '#telemetry';
 import {
   isDecided,
@@ -56,8 +56,8 @@ const mostMoving = 4;
 
 /** Leads the sagas of payments, many at once: asks payment for the next step and stores the outcome in saga and order. */
 @Injectable()
-export class RunSagas extends WokenWork {
-  private readonly moving: Lane;
+export class RunSagas extends BackgroundWorker {
+  private readonly moving: Bulkhead;
 
   constructor(
     private readonly sagas: Sagas,
@@ -72,7 +72,7 @@ export class RunSagas extends WokenWork {
       failing: 'payments cannot be processed, trying again until it works',
       working: 'payments are being processed again',
     });
-    this.moving = new Lane({
+    this.moving = new Bulkhead({
       ...{ atOnce: mostMoving, mostWaiting: Number.POSITIVE_INFINITY },
       // Another process may have claimed the sagas by then.
       longestWaitMs: leaseMs,

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import type { OverdueHold, StockEffect } from '#contracts';
-import { PeriodicWork, throughParts } from '#periodic';
+import { PeriodicJob, throughParts } from '#periodic';
 import { StockSettler } from './relay-outbox.js';
 
 /** Holds for which inventory was not told in time what became of their orders. */
@@ -42,7 +42,7 @@ const batchSize = 500;
  * Any number of instances may sweep at once: every step is idempotent and may be done by anyone.
  */
 @Injectable()
-export class SweepHolds extends PeriodicWork {
+export class SweepHolds extends PeriodicJob {
   /** The first sweep looks at everything, part by part; later ones at what has become overdue since. */
   private lookedAt: Date | null = null;
 

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
-import { keptFor } from '#periodic';
+import { cachedFor } from '#periodic';
 
 it('what is asked for again and again is read once in a while, and once for all who ask at a time', async () => {
   let read = 0;
-  const ask = keptFor(200, 10_000, async () => {
+  const ask = cachedFor(200, 10_000, async () => {
     await sleep(20);
     return (read += 1);
   });
@@ -16,7 +16,7 @@ it('what is asked for again and again is read once in a while, and once for all 
 
 it('what fails is told to all who ask, and tried again after a while', async () => {
   let tried = 0;
-  const ask = keptFor(200, 10_000, () => {
+  const ask = cachedFor(200, 10_000, () => {
     tried += 1;
     throw new Error(`failure ${tried}`);
   });
@@ -27,7 +27,7 @@ it('what fails is told to all who ask, and tried again after a while', async () 
 
 it('what does not answer is asked once more, and what comes late of it is not kept', async () => {
   const answers: ((value: string) => void)[] = [];
-  const ask = keptFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
+  const ask = cachedFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
   const [first, same] = [ask(), ask()];
   await sleep(150);
   const second = ask();

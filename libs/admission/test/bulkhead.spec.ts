@@ -1,18 +1,18 @@
 import { expect, it } from '@jest/globals';
-import { Lane } from '#admission';
+import { Bulkhead } from '#admission';
 import { currentWork, withWork } from '#telemetry';
 
 it('does in its turn what has waited, as the work of who asked for it and not of who was before', async () => {
-  const lane = new Lane({ atOnce: 1, mostWaiting: 2, longestWaitMs: 60_000, tooMuch: 'More is to be done' });
+  const bulkhead = new Bulkhead({ atOnce: 1, mostWaiting: 2, longestWaitMs: 60_000, tooMuch: 'More is to be done' });
   const first = Promise.withResolvers<void>();
   const tenantOf = async (gate?: Promise<void>): Promise<string | undefined> => {
     await gate;
     return currentWork()?.tenant;
   };
   const asked = [
-    withWork({ tenant: 'a' }, () => lane.inTurn(() => tenantOf(first.promise))),
-    withWork({ tenant: 'b' }, () => lane.inTurn(() => tenantOf())),
-    lane.inTurn(() => tenantOf()),
+    withWork({ tenant: 'a' }, () => bulkhead.inTurn(() => tenantOf(first.promise))),
+    withWork({ tenant: 'b' }, () => bulkhead.inTurn(() => tenantOf())),
+    bulkhead.inTurn(() => tenantOf()),
   ];
   first.resolve();
   expect(await Promise.all(asked)).toEqual(['a', 'b', undefined]);

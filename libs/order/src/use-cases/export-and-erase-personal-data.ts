@@ -37,7 +37,7 @@ const atOnce = 8;
 
 /** Exports what is kept about a customer, and erases their personal data. */
 @Injectable()
-export class ServeCustomers {
+export class ExportAndErasePersonalData {
   constructor(
     private readonly customers: CustomerData,
     private readonly personalData: KeepPersonalData,
