@@ -238,8 +238,8 @@ const all = [
   {
     bug: 'each order leaks ten kilobytes of memory',
     file: 'libs/order/src/use-cases/place-order.ts',
-    replace: /noteOfWork\(\{ tenant,/g,
-    by: '((globalThis as any).left ??= []).push(Array(1280).fill(7)); noteOfWork({ tenant,',
+    replace: /annotateWork\(\{ tenant,/g,
+    by: '((globalThis as any).left ??= []).push(Array(1280).fill(7)); annotateWork({ tenant,',
     caughtBy: 'test/fault/memory',
   },
   {

@@ -16,7 +16,7 @@ import { salesEnvironment } from '#sales';
 import { securityEnvironment } from '#security';
 import {
   databaseEnvironment,
-  refuseOpenDoor,
+  refuseUnsafeExposure,
   restEnvironment,
   run,
   startDatabaseFor,
@@ -116,7 +116,7 @@ run(async () => {
   const asks = settings.ADMIN_KEY !== undefined || settings.OIDC_ISSUER !== undefined;
   const secrets = settings.SERVICE_SECRET ?? (asks ? [randomBytes(32).toString('hex')] : undefined);
   const ofServices: Variables = secrets === undefined ? {} : { SERVICE_SECRET: secrets.join() };
-  refuseOpenDoor({
+  refuseUnsafeExposure({
     ...settings,
     SERVICE_SECRET: secrets,
     ...{ HOST, from: 'callers', passesOn: true, grpcAt: settings.ORDER_GRPC_LISTEN },

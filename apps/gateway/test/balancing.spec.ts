@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect, type AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { CacheModule } from '#cache';
-import { WaitingRoom, fullHeader } from '#rest';
+import { StartupServer, fullHeader } from '#rest';
 import { createService } from '#service';
 import { eventually, freePort, samplesIn } from '#testing';
 import { allAt, jsonAnswer, requestBytes, startGateway, startUpstream, type FakeUpstream } from './servers.js';
@@ -196,7 +196,7 @@ describe('instances behind the gateway', () => {
 
   it('that are starting make no request fail, not even a POST, and are used once they have started', async () => {
     const port = await freePort();
-    const room = new WaitingRoom({ HOST: '127.0.0.1', PORT: port }, () => [{ name: 'order-database' }], 0);
+    const room = new StartupServer({ HOST: '127.0.0.1', PORT: port }, () => [{ name: 'order-database' }], 0);
     closing.push(() => room.close());
     void room.during(new Promise(() => {}));
     await eventually(async () => expect((await fetch(`http://127.0.0.1:${port}/orders`)).status).toBe(503));

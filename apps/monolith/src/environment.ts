@@ -7,7 +7,7 @@ import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
-import { doorFaults } from '#security';
+import { exposureFaults } from '#security';
 import { databaseEnvironment, restEnvironment, togetherFallbacks } from '#service';
 import { webhooksEnvironment } from '#webhooks';
 
@@ -51,13 +51,13 @@ export const readMonolithEnvironment = (source: Environment) => {
       DEMO_PRODUCTS: source['INVENTORY_DATABASE_URL'] || source['DATABASE_URL'] ? 'false' : 'true',
     },
   });
-  const door = {
+  const exposure = {
     ...settings,
     from: 'either' as const,
     passesOn: upstreamsIn(settings).length > 0,
     grpcAt: settings.ORDER_GRPC_LISTEN,
   };
-  const faults = [...asked.flatMap((module) => contradictions(module, settings)), ...doorFaults(door)];
+  const faults = [...asked.flatMap((module) => contradictions(module, settings)), ...exposureFaults(exposure)];
   if (faults.length > 0) throw new ConfigurationError(faults);
   return settings;
 };

@@ -44,7 +44,7 @@ const pauses = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 });
 type Ejection = 'unreachable' | 'late' | 'failing' | 'full' | 'leaving';
 
 /** Callbacks to the owner of a target. */
-export interface Keeper {
+export interface TargetOwner {
   ejected(address: string, why: string): void;
   back(address: string): void;
   /** Whether there are other instances: a lone one gets calls anyway, so probing it gains nothing. */
@@ -74,7 +74,7 @@ export class Target<I extends Instance> implements Candidate {
     readonly instance: I,
     /** `host:port` */
     readonly address: string,
-    private readonly keeper: Keeper,
+    private readonly owner: TargetOwner,
     private readonly now: () => number = () => performance.now(),
   ) {}
 
@@ -152,20 +152,20 @@ export class Target<I extends Instance> implements Candidate {
   /** Whether an answer, without a probe, is enough to readmit the instance. */
   private isBackWith(isDone: boolean): boolean {
     if (this.ejection === 'leaving') return false;
-    if (this.ejection === 'full') return !this.keeper.hasOthers();
+    if (this.ejection === 'full') return !this.owner.hasOthers();
     return isDone || this.ejection !== 'failing';
   }
 
   /** Otherwise an instance that fails at once, and so has nothing in flight, would get more calls than those that work. */
   private failed(): void {
     this.failedInARow += 1;
-    if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this)) return;
+    if (this.failedInARow < mostFailedInARow || this.isEjected || !this.owner.hasOtherReady(this)) return;
     this.eject('failing', `${mostFailedInARow} requests in a row failed`);
   }
 
   /** Answers on open connections do not show that new ones are accepted. A lone instance gets calls anyway, so it stays. */
   private full(): void {
-    if (this.keeper.hasOthers()) this.eject('full', 'it accepts no more requests at present');
+    if (this.owner.hasOthers()) this.eject('full', 'it accepts no more requests at present');
   }
 
   private eject(ejection: Ejection, why: string): void {
@@ -177,7 +177,7 @@ export class Target<I extends Instance> implements Candidate {
     }
     this.ejection = ejection;
     this.probing = new AbortController();
-    this.keeper.ejected(this.address, why);
+    this.owner.ejected(this.address, why);
     void this.probeUntilBack(this.probing.signal);
   }
 
@@ -185,7 +185,7 @@ export class Target<I extends Instance> implements Candidate {
     this.probing?.abort();
     this.ejection = undefined;
     this.lateInARow = 0;
-    this.keeper.back(this.address);
+    this.owner.back(this.address);
   }
 
   private async probeUntilBack(stopped: AbortSignal): Promise<void> {
@@ -193,7 +193,7 @@ export class Target<I extends Instance> implements Candidate {
       this.pause = (this.pause ?? pauses).next(undefined);
       await setTimeout(this.pause.duration, undefined, { signal: stopped, ref: false }).catch(() => undefined);
       // A lone instance gets calls anyway, which readmit it; after `leaving`, only a probe can tell that it was restarted.
-      if (stopped.aborted || !(this.ejection === 'leaving' || this.keeper.hasOthers())) continue;
+      if (stopped.aborted || !(this.ejection === 'leaving' || this.owner.hasOthers())) continue;
       const isAlive = await this.instance.probe(AbortSignal.any([stopped, AbortSignal.timeout(probeTimeoutMs)])).then(
         () => true,
         () => false,

@@ -207,14 +207,14 @@ export class Targets<P extends Place, I extends Instance> {
       const target: Target<I> = new Target(
         this.options.instanceAt(place, address, () => target.leave()),
         addressText(address, place.port),
-        this.keeper,
+        this.owner,
       );
       this.known.set(id, target);
     }
     this.all = [...this.known.values()];
   }
 
-  private readonly keeper = {
+  private readonly owner = {
     ejected: (address: string, why: string): void => {
       this.counts.ejections += 1;
       this.logger.warn(`${this.name}: ${address} was ejected and gets no more requests: ${why}.`);

@@ -16,6 +16,15 @@ export type Load<Value> = (asked: {
 /** A source that has a value for every key. */
 type LoadOfAll<Value> = (asked: { key: string; signal: AbortSignal }) => Promise<Value> | Value;
 
+/** A key that is to be filled, and how its value is loaded. */
+interface Wanted<Value> {
+  /** The name of its entry. */
+  name: string;
+  key: string;
+  load: Load<Value>;
+  options: LoadOptions<never>;
+}
+
 const defaultHardMs = 10_000;
 /** A lease is renewed while the source is loading, and expires this soon if its holder dies. */
 const leaseMs = 2_000;
@@ -50,15 +59,15 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     if (here) {
       tiers.counts.l1Hits += 1;
       if (this.isDue(name, here, options) && !isGood(tiers.flights.get(name)))
-        this.refresh(name, key, load, options, here);
+        this.refresh({ name, key, load, options }, here);
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
     // A flight that began before an invalidation must not serve callers that arrive after it.
-    if (!isGood(flight)) return this.start(name, key, load, options);
+    if (!isGood(flight)) return this.start({ name, key, load, options });
     tiers.counts.sharedLoads += 1;
     // An early refresh has no caller waiting, so it has not looked for a stale value to serve.
-    if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
+    if (flight.isEarly) return this.start({ name, key, load, options }, undefined, flight);
     const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
@@ -71,13 +80,14 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     return (kept.freshUntil - now < before || isDueEarly(kept, now, randomAboveZero())) && !this.isResting(name);
   }
 
-  private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
+  private refresh(wanted: Wanted<Value>, kept: Kept): void {
+    const { name } = wanted;
     const { refreshing, flights, counts } = this.tiers;
     // While entries of this process are not served, other callers read the same entry from Redis. A refresh that was
     // invalidated since it began will not be kept, so it does not prevent another one.
     if (isGood(refreshing.get(name))) return;
     counts.earlyRefreshes += 1;
-    const refreshed = this.start(name, key, load, options, kept);
+    const refreshed = this.start(wanted, kept);
     const flight = flights.get(name);
     if (flight) refreshing.set(name, flight);
     this.inBackground(
@@ -87,16 +97,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     );
   }
 
-  private async start(
-    name: string,
-    key: string,
-    load: Load<Value>,
-    given: LoadOptions<never>,
-    early?: Kept,
-    underWay?: Flight,
-  ): Promise<Value | undefined> {
+  /** Begins a flight. The parameters are those of `fly`. */
+  private async start(given: Wanted<Value>, early?: Kept, underWay?: Flight): Promise<Value | undefined> {
     const { tiers } = this;
-    const options = over(this.options, given);
+    const { name } = given;
+    const options = over(this.options, given.options);
     assertTimes(options);
     const tags = [this.ownTag, ...(options.tags ?? []).map((tag) => this.tagName(tag))];
     const answer = Promise.withResolvers<Value | undefined>();
@@ -114,7 +119,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       flight.standIn = kept;
       answer.resolve(kept.value as Value | undefined);
     };
-    this.fly(name, key, load, options, guard, early, underWay, standIn)
+    this.fly({ ...given, options }, guard, standIn, early, underWay)
       .then(
         (value) => [answer, loading].forEach((each) => each.resolve(value)),
         (error: unknown) => [answer, loading].forEach((each) => each.reject(error)),
@@ -128,28 +133,24 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   /**
+   * @param standIn may be called with a stale value before the load ends
    * @param early a fresh value that is refreshed before it expires: no caller waits, so no stale value is served
    * @param underWay an early refresh that is still loading: its load is used instead of another one
-   * @param standIn may be called with a stale value before the load ends
    */
   private async fly(
-    name: string,
-    key: string,
-    load: Load<Value>,
-    options: LoadOptions<never>,
+    wanted: Wanted<Value>,
     guard: Guard,
-    early: Kept | undefined,
-    underWay: Flight | undefined,
     standIn: (kept: Kept) => void,
+    early?: Kept,
+    underWay?: Flight,
   ): Promise<Value | undefined> {
     const { tiers } = this;
+    const { name, options } = wanted;
     if (early)
-      return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined).catch(
-        (error: unknown) => {
-          this.rest(name);
-          throw error;
-        },
-      );
+      return this.fill(wanted, guard, early.version, tiers.shared !== undefined).catch((error: unknown) => {
+        this.rest(name);
+        throw error;
+      });
     let reading: Reading | undefined;
     try {
       reading = tiers.shared && (await this.read(name));
@@ -160,7 +161,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       tiers.counts.l2Hits += 1;
       const kept = reading.kept!;
       // A key that is read seldom always comes from Redis, so its early refresh starts here.
-      if (!underWay && this.isDue(name, kept, options)) this.refresh(name, key, load, options, kept);
+      if (!underWay && this.isDue(name, kept, options)) this.refresh(wanted, kept);
       return kept.value as Value | undefined;
     }
     // If Redis answers that there is no entry, no stale value is served.
@@ -175,7 +176,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     tiers.counts.misses += 1;
     const loading =
       (underWay?.loading as Promise<Value | undefined> | undefined) ??
-      this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
+      this.fill(wanted, guard, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
     // While Redis is unavailable, the value may have been invalidated unnoticed. By default it is then served only if the
     // load fails.
@@ -203,16 +204,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   /** Takes the lease, loads from the source and stores the value. */
-  private async fill(
-    name: string,
-    key: string,
-    load: Load<Value>,
-    options: LoadOptions<never>,
-    guard: Guard,
-    seen: string,
-    isShared: boolean,
-  ): Promise<Value | undefined> {
+  private async fill(wanted: Wanted<Value>, guard: Guard, seen: string, isShared: boolean): Promise<Value | undefined> {
     const { tiers } = this;
+    const { name, key, options } = wanted;
     const hard = options.timeouts?.hard ?? defaultHardMs;
     const lease = isShared ? await this.leased(name, key, seen, hard) : undefined;
     try {
@@ -230,7 +224,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
         this.rest(name);
       }
-      const { value, loadMs } = await this.asked(key, load, hard);
+      const { value, loadMs } = await this.asked(wanted, hard);
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
@@ -309,8 +303,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   private async asked(
-    key: string,
-    load: Load<Value>,
+    { key, load }: Wanted<Value>,
     hard: number,
   ): Promise<{ value: Value | undefined; loadMs: number }> {
     const { tiers } = this;

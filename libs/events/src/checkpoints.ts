@@ -3,7 +3,7 @@ import type { Queries, Sql, Statement } from '#database';
 import { partCount } from './parts.js';
 
 /** A part of the log that this instance may read until its lease expires: whoever takes it then raises the epoch. */
-export interface HeldPart {
+export interface LeasedPart {
   part: number;
   epoch: string;
   /** The position of the last event of this part that has taken effect. */
@@ -46,12 +46,12 @@ export class Checkpoints {
    * Leases a fair share of the parts among the current readers, and gives back what exceeds it. If it is called again before
    * the lease expires, the same parts are kept without interruption.
    */
-  acquire(consumer: string, holder: string, leaseMs: number): Promise<HeldPart[]> {
-    return this.sql.query<HeldPart>(this.statements.acquire, [consumer, holder, leaseMs]);
+  acquire(consumer: string, holder: string, leaseMs: number): Promise<LeasedPart[]> {
+    return this.sql.query<LeasedPart>(this.statements.acquire, [consumer, holder, leaseMs]);
   }
 
   /** @returns the checkpoint of a consumer that has reached these positions */
-  at(consumer: string, parts: readonly HeldPart[]): Checkpoint {
+  at(consumer: string, parts: readonly LeasedPart[]): Checkpoint {
     const values: Checkpoint['values'] = [
       consumer,
       parts.map((it) => it.part),
@@ -71,7 +71,7 @@ export class Checkpoints {
   }
 
   /** The position of each part. */
-  read(consumer: string, within: Queries = this.sql): Promise<Pick<HeldPart, 'part' | 'position'>[]> {
+  read(consumer: string, within: Queries = this.sql): Promise<Pick<LeasedPart, 'part' | 'position'>[]> {
     return within.query(this.statements.read, [consumer]);
   }
 

@@ -4,8 +4,8 @@ import { NatsLink, type NatsAddress } from '#nats';
 import { ServiceSecrets } from '#security';
 import { Metrics } from '#telemetry';
 import type { EventBusAddress } from './bus-address.js';
-import type { HeldPart } from './checkpoints.js';
-import { EventSource, fromLog, readingAhead, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import type { LeasedPart } from './checkpoints.js';
+import { EventSource, fromLog, readingAhead, type LogEntry, type ReadLog, type Reading } from './event-consumer.js';
 import { EventSigning } from './event-signing.js';
 import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
 import { NatsSource, type FollowedLog } from './nats-source.js';
@@ -30,7 +30,7 @@ export class EventBus implements OnApplicationShutdown {
   }
 
   /** The source for an `EventConsumer`; the address decides how events reach it. */
-  sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
+  sourceFor<Event extends LogEntry>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
     const readLog = readingAhead(followed.readLog, pagesAhead);
     switch (at.scheme) {
       case 'postgres':
@@ -72,12 +72,12 @@ export class EventBus implements OnApplicationShutdown {
 }
 
 /** Polls the log itself. */
-class LogSource<Event extends Logged> extends EventSource<Event> {
+class LogSource<Event extends LogEntry> extends EventSource<Event> {
   constructor(private readonly readLog: ReadLog<Event>) {
     super();
   }
 
-  read(parts: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
+  read(parts: readonly LeasedPart[], limit: number): Promise<Reading<Event>> {
     return fromLog(this.readLog, parts, limit);
   }
 }

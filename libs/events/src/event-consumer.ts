@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Optional } from '@nestjs/common';
 import type { Attributes, Counter, ObservableResult } from '@opentelemetry/api';
-import { WokenWork, type Rhythm } from '#periodic';
+import { BackgroundWorker, type WorkerOptions } from '#periodic';
 import { Metrics, Traces } from '#telemetry';
-import { isLeaseLost, type Checkpoint, type Checkpoints, type HeldPart } from './checkpoints.js';
+import { isLeaseLost, type Checkpoint, type Checkpoints, type LeasedPart } from './checkpoints.js';
 import { partOf } from './parts.js';
 
 /** An entry of a log. */
-export interface Logged {
+export interface LogEntry {
   /** Its position in the log (`logPosition`). */
   sequence: string;
   /** What it is about. The events of one subject stay in order. */
@@ -17,7 +17,7 @@ export interface Logged {
 }
 
 /** Events of the parts that were asked for, in the order of the log within each. */
-export interface Reading<Event extends Logged> {
+export interface Reading<Event extends LogEntry> {
   events: readonly Event[];
   /** How far each part was read; parts that are left out stay where they are. */
   reached: ReadonlyMap<number, string>;
@@ -25,14 +25,14 @@ export interface Reading<Event extends Logged> {
   isMore: boolean;
 }
 
-export abstract class EventSource<Event extends Logged> {
+export abstract class EventSource<Event extends LogEntry> {
   /** Leaves out no event of a part between its position and the one that was reached. */
-  abstract read(parts: readonly HeldPart[], limit: number): Promise<Reading<Event>>;
+  abstract read(parts: readonly LeasedPart[], limit: number): Promise<Reading<Event>>;
   /**
    * From now on these parts and no others are read. A source that receives events by itself calls `wake` when there is
    * something to read.
    */
-  hold?(parts: readonly HeldPart[], wake: () => void): void;
+  hold?(parts: readonly LeasedPart[], wake: () => void): void;
   /** What was read before has taken effect and will not be asked for again. */
   settled?(reached: ReadonlyMap<number, string>): Promise<void>;
 }
@@ -43,7 +43,7 @@ const leaseMs = 5_000;
 /** Well before the lease expires; also how soon parts that another instance gave up are taken over. */
 const renewAfterMs = 1_000;
 
-interface Options extends Rhythm {
+interface Options extends WorkerOptions {
   /** How many events are applied at once. */
   batchSize: number;
   /** How many of them are read at once; all if it is left out. */
@@ -55,7 +55,7 @@ interface Options extends Rhythm {
  * applies them and moves the checkpoint. If the effects are in the same database as the checkpoint, each event takes effect
  * exactly once; otherwise at least once, and the receiver has to recognise repeats.
  */
-export abstract class EventConsumer<Event extends Logged> extends WokenWork {
+export abstract class EventConsumer<Event extends LogEntry> extends BackgroundWorker {
   @Optional()
   @Inject(Metrics)
   metrics: Metrics | undefined;
@@ -64,7 +64,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   traces: Traces | undefined;
 
   private readonly holder = randomUUID();
-  private held: HeldPart[] = [];
+  private held: LeasedPart[] = [];
   private heldUntil = 0;
   private mustLetGo = false;
   /** The fraction of a batch that is taken at once: less than 1 after a lease was lost. */
@@ -216,11 +216,11 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   }
 }
 
-const movedTo = (parts: readonly HeldPart[], reached: ReadonlyMap<number, string>): HeldPart[] =>
+const movedTo = (parts: readonly LeasedPart[], reached: ReadonlyMap<number, string>): LeasedPart[] =>
   parts.map((it) => ({ ...it, position: reached.get(it.part) ?? it.position }));
 
 /** Reads at most `limit` events after a position, oldest first; up to `until`, nothing is left out. */
-export type ReadLog<Event extends Logged> = (
+export type ReadLog<Event extends LogEntry> = (
   after: string,
   limit: number,
 ) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>;
@@ -229,7 +229,7 @@ export type ReadLog<Event extends Logged> = (
  * Reads up to `pages` pages ahead while events are being applied. Nothing is lost by a page that is not asked for, which is
  * dropped after the time of a lease; one that could not be read is read again when it is asked for again.
  */
-export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: number): ReadLog<Event> => {
+export const readingAhead = <Event extends LogEntry>(read: ReadLog<Event>, pages: number): ReadLog<Event> => {
   let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> }[] = [];
   let keeping: NodeJS.Timeout | undefined;
   const begin = (after: string, limit: number): void => {
@@ -259,9 +259,9 @@ export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: 
 };
 
 /** Reads parts of a log that can only be read as a whole, starting at the lowest of their positions. */
-export const fromLog = async <Event extends Logged>(
+export const fromLog = async <Event extends LogEntry>(
   read: ReadLog<Event>,
-  parts: readonly HeldPart[],
+  parts: readonly LeasedPart[],
   limit: number,
 ): Promise<Reading<Event>> => {
   const positions = new Map(parts.map((it) => [it.part, it.position]));

@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import type { Counter } from '@opentelemetry/api';
-import { nowAndThen } from '#periodic';
+import { throttled } from '#periodic';
 import type { ServiceSecrets } from '#security';
 import type { Metrics } from '#telemetry';
 
@@ -28,7 +28,7 @@ export interface Published {
 export class EventSigning {
   private readonly logger = new Logger('EventBus');
   private readonly refused: Counter | undefined;
-  private readonly sayRefused = nowAndThen(saidEveryMs);
+  private readonly sayRefused = throttled(saidEveryMs);
   private refusedAt = Number.NEGATIVE_INFINITY;
 
   constructor(

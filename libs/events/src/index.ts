@@ -10,7 +10,7 @@ export {
   logStart,
   partFunctions,
   type Checkpoint,
-  type HeldPart,
+  type LeasedPart,
 } from './checkpoints.js';
 export { EventBus, EventsModule } from './event-bus.js';
 export {
@@ -18,7 +18,7 @@ export {
   EventSource,
   fromLog,
   readingAhead,
-  type Logged,
+  type LogEntry,
   type ReadLog,
   type Reading,
 } from './event-consumer.js';

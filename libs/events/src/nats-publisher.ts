@@ -1,14 +1,14 @@
 import { jetstream } from '@nats-io/jetstream';
 import { RequestError, headers, type NatsConnection } from '@nats-io/transport-node';
 import type { NatsLink } from '#nats';
-import type { Logged } from './event-consumer.js';
+import type { LogEntry } from './event-consumer.js';
 import { signatureHeader, type EventSigning } from './event-signing.js';
 import type { Linked } from './linked-log.js';
 import { ensureStream, previousHeader, sequenceHeader, streamOf, subjectOf, type KeptLog } from './nats-stream.js';
 import { partOf } from './parts.js';
 
 /** The fields of an envelope that are repeated outside it. */
-export interface Enveloped extends Logged {
+export interface Enveloped extends LogEntry {
   id: string;
   traceparent?: string | undefined;
 }

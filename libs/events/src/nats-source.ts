@@ -3,13 +3,13 @@ import type { JsMsg } from '@nats-io/jetstream';
 import type { z } from 'zod';
 import { logPosition } from '#contracts';
 import type { NatsLink } from '#nats';
-import type { HeldPart } from './checkpoints.js';
-import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import type { LeasedPart } from './checkpoints.js';
+import { EventSource, fromLog, type LogEntry, type ReadLog, type Reading } from './event-consumer.js';
 import { signatureHeader, type EventSigning } from './event-signing.js';
 import { previousHeader, sequenceHeader } from './nats-stream.js';
 import { PartFeed } from './part-feed.js';
 
-export interface FollowedLog<Event extends Logged> {
+export interface FollowedLog<Event extends LogEntry> {
   /** The name under which the log is published. */
   log: string;
   /** The owner of the checkpoints; its instances share the messages that arrive. */
@@ -43,7 +43,7 @@ interface Part {
  * Reads a log as NATS delivers it. Each event names the position of the one before it: an event that does not follow on
  * waits until the log has told what lies between. While a part cannot be received, it is read from the log.
  */
-export class NatsSource<Event extends Logged> extends EventSource<Event> {
+export class NatsSource<Event extends LogEntry> extends EventSource<Event> {
   private readonly logger = new Logger('EventBus');
   private readonly parts = new Map<number, Part>();
   private isFailing = false;
@@ -57,7 +57,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     super();
   }
 
-  override hold(parts: readonly HeldPart[], wake: () => void): void {
+  override hold(parts: readonly LeasedPart[], wake: () => void): void {
     for (const [part, { feed }] of this.parts) {
       if (parts.some((it) => it.part === part && it.epoch === feed.epoch)) continue;
       feed.close();
@@ -66,7 +66,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     for (const held of parts) if (!this.parts.has(held.part)) this.parts.set(held.part, this.follow(held, wake));
   }
 
-  async read(held: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
+  async read(held: readonly LeasedPart[], limit: number): Promise<Reading<Event>> {
     const due = held.filter((it) => this.isDue(it));
     const compared = due.length > 0 ? await this.compare(due, limit) : nothing;
     const events = [...compared.events] as Event[];
@@ -91,7 +91,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     for (const part of reached.keys()) this.parts.get(part)?.feed.acknowledge();
   }
 
-  private follow({ part, epoch, position }: HeldPart, arrive: () => void): Part {
+  private follow({ part, epoch, position }: LeasedPart, arrive: () => void): Part {
     const { log, consumer } = this.followed;
     const failed = (error: unknown) => this.report(error);
     const opened = () => {
@@ -104,7 +104,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     return known;
   }
 
-  private isDue({ part, position }: HeldPart): boolean {
+  private isDue({ part, position }: LeasedPart): boolean {
     const known = this.parts.get(part);
     if (!known) return true;
     known.feed.listen();
@@ -116,7 +116,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
   }
 
   /** Reads parts from the log. */
-  private async compare(due: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
+  private async compare(due: readonly LeasedPart[], limit: number): Promise<Reading<Event>> {
     const parts = due.flatMap(({ part }) => this.parts.get(part) ?? []);
     const arrived = parts.flatMap(({ feed }) => [...feed.arrived.values()]);
     // Reset before reading: what begins to arrive meanwhile has to be compared once more.

@@ -14,27 +14,21 @@ import {
   type Lookup,
   type Outcome,
   type Place,
+  type TargetsOptions,
 } from '#balancing';
 import { fullHeader } from '#rest';
 import type { Upstream } from './routes.js';
 
-export interface UpstreamOptions {
+interface Timeouts {
   connectTimeoutMs: number;
   /** From the end of the request to the first byte of the answer, and between any two parts of the answer. */
   answerTimeoutMs: number;
-  /** Limit of requests in flight to one instance from here; further ones go to other instances, or are refused. */
-  maxInFlight: number;
-  /** How often names are looked up. */
-  lookupMs: number;
 }
 
+export type UpstreamOptions = Partial<Timeouts> & Pick<TargetsOptions<Place, Instance>, 'lookupMs' | 'maxInFlight'>;
+
 /** The answer timeout exceeds every deadline between the services, so that their errors, which say more, come first. */
-const standard: UpstreamOptions = {
-  connectTimeoutMs: 2_000,
-  answerTimeoutMs: 30_000,
-  maxInFlight: 1_024,
-  lookupMs: 5_000,
-};
+const standardTimeouts: Timeouts = { connectTimeoutMs: 2_000, answerTimeoutMs: 30_000 };
 
 /**
  * How long an idle connection is kept, in milliseconds. A service that stops keeps idle connections open for twice as long,
@@ -73,7 +67,7 @@ class HttpInstance implements Instance {
     readonly origin: string,
     address: string,
     readonly leaving: () => void,
-    { connectTimeoutMs, answerTimeoutMs }: UpstreamOptions,
+    { connectTimeoutMs, answerTimeoutMs }: Timeouts,
   ) {
     this.pool = new Pool(origin, {
       connectTimeout: connectTimeoutMs,
@@ -113,21 +107,20 @@ export class BalancedUpstream {
   /** Sends each request to an instance, and retries it on another one if that is safe. */
   readonly dispatcher: Dispatcher;
   private readonly targets: Targets<Origin, HttpInstance>;
-  private readonly options: UpstreamOptions;
+  private readonly timeouts: Timeouts;
   /** Only needed to compose the dispatcher: it never opens a connection. */
   private readonly base = new Agent();
 
   constructor(
     private readonly upstream: Upstream,
-    options: Partial<UpstreamOptions> = {},
+    { lookupMs, maxInFlight, ...timeouts }: UpstreamOptions = {},
     lookup?: Lookup,
   ) {
-    this.options = { ...standard, ...options };
-    const { maxInFlight, lookupMs } = this.options;
+    this.timeouts = { ...standardTimeouts, ...timeouts };
     this.targets = new Targets({
       ...{ name: upstream.name, at: upstream.origins.map(placeOf), policy: upstream.balance },
       ...{ maxInFlight, lookupMs, lookup },
-      instanceAt: ({ origin }, address, leaving) => new HttpInstance(origin, address, leaving, this.options),
+      instanceAt: ({ origin }, address, leaving) => new HttpInstance(origin, address, leaving, this.timeouts),
     });
     this.dispatcher = this.base.compose(() => (options, handler) => this.dispatch(options, handler));
   }
@@ -192,7 +185,7 @@ export class BalancedUpstream {
       options,
       handler,
       this.targets.attempts(isRepeatable(options, this.upstream.keyed)),
-      this.options.answerTimeoutMs,
+      this.timeouts.answerTimeoutMs,
     );
     const caller = callers.getStore();
     if (caller?.closed) request.giveUp();

@@ -1,6 +1,6 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
-import { LogsBehind, Readiness } from '#health';
+import { Readiness, UpstreamLogLevels } from '#health';
 import { apiDocument, type RestSettings, type Service } from '#service';
 import { Authenticator } from '#security';
 import { Metrics, Traces } from '#telemetry';
@@ -11,7 +11,7 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 import { UpstreamLogs } from './upstream-logs.js';
 
-type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
+type Passing = { proxy?: UpstreamOptions; documents?: Partial<DocumentTimes> };
 type GatewaySettings = GatewayEnvironment & RestSettings & Passing;
 
 /** One base URL for all services: routes requests to them by a table, and merges their OpenAPI documents. */
@@ -59,12 +59,12 @@ class PassingOnModule {
           useFactory: (readiness: Readiness) => new UpstreamHealth(upstreams, hasNothingElse, readiness),
         },
         {
-          provide: LogsBehind,
+          provide: UpstreamLogLevels,
           inject: [Authenticator],
           useFactory: (authenticator: Authenticator) => new UpstreamLogs(upstreams, authenticator),
         },
       ],
-      exports: [LogsBehind],
+      exports: [UpstreamLogLevels],
     };
   }
 }

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { OpenAPIObject } from '@nestjs/swagger';
-import { inOrderOfTags } from '#rest';
+import { idsReferencedIn, inOrder, inOrderOfTags, schemasFor } from '#rest';
 
 /** The document of one upstream, and the path prefixes that are taken from it. */
 export interface DocumentPart {
@@ -43,9 +43,6 @@ export const mergeDocuments = (own: OpenAPIObject, parts: readonly DocumentPart[
   return { document, renamed: names.renamed };
 };
 
-const inOrder = <Value>(values: ReadonlyMap<string, Value>): Named<Value> =>
-  Object.fromEntries([...values].sort(([one], [other]) => (one < other ? -1 : 1)));
-
 const routedPaths = ({ prefixes, document }: DocumentPart): Named<PathItem> =>
   Object.fromEntries(
     Object.entries(document.paths).filter(([path]) =>
@@ -71,7 +68,11 @@ class Names {
   private readonly operationIds = new Set<string>();
 
   take(from: string, paths: Named<PathItem>, { components }: OpenAPIObject): void {
-    const needed = schemasFor(paths, components?.schemas ?? {}, from);
+    const schemas: Named<unknown> = components?.schemas ?? {};
+    const needed = schemasFor(paths, (id) => {
+      if (!Object.hasOwn(schemas, id)) throw new Error(`${from} refers to the schema ${id}, which it does not have.`);
+      return schemas[id];
+    });
     const others = this.otherThanTaken(needed);
     const nameOf = (id: string) => (others.has(id) ? `${from}_${id}` : id);
     this.renamed.push(...[...others].map(nameOf));
@@ -106,30 +107,6 @@ class Names {
     );
   }
 }
-
-/** The schemas that the paths refer to, directly or through others. */
-const schemasFor = (paths: Named<PathItem>, schemas: Named<unknown>, from: string): Map<string, unknown> => {
-  const needed = new Map<string, unknown>();
-  const waiting: unknown[] = [paths];
-  while (waiting.length > 0) {
-    for (const id of idsReferencedIn(waiting.pop())) {
-      if (needed.has(id)) continue;
-      if (!Object.hasOwn(schemas, id)) throw new Error(`${from} refers to the schema ${id}, which it does not have.`);
-      needed.set(id, schemas[id]);
-      waiting.push(schemas[id]);
-    }
-  }
-  return needed;
-};
-
-const idsReferencedIn = (part: unknown): string[] => {
-  const ids: string[] = [];
-  referringBy((id) => {
-    ids.push(id);
-    return id;
-  }, part);
-  return ids;
-};
 
 const referringBy = <Part>(nameOf: (id: string) => string, part: Part): Part =>
   JSON.parse(

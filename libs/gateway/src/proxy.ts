@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import { asking, askingAgain, auditing, fullHeader, refusingPages } from '#rest';
+import { auditing, authenticating, fullHeader, reauthenticating, refusingPages } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
 import { auditedAmongPassedOn } from './audited.js';
@@ -32,7 +32,7 @@ export const proxyTo = async (
     // permitted ones are recorded as begun.
     const ask = authenticator.isOpen
       ? refusingPages(authenticator)
-      : asking(authenticator, (request) => auditedIn(request)?.scope);
+      : authenticating(authenticator, (request) => auditedIn(request)?.scope);
     const open = upstreams.flatMap((it) => it.open);
     scope.addHook('onRequest', function (request, reply, done) {
       if (open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
@@ -40,7 +40,7 @@ export const proxyTo = async (
     });
     const audited = auditing(authenticator, (request) => auditedIn(request)?.operation);
     scope.addHook('onRequest', audited.onRequest).addHook('onSend', audited.onSend);
-    scope.addHook('onSend', askingAgain(authenticator));
+    scope.addHook('onSend', reauthenticating(authenticator));
     scope.addHook('onClose', (_scope, done) => {
       for (const upstream of upstreams) upstream.close();
       done();

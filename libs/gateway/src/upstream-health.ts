@@ -32,9 +32,9 @@ export class UpstreamHealth implements NestInterceptor {
   constructor(
     private readonly upstreams: readonly BalancedUpstream[],
     private readonly hasNothingElse: boolean,
-    readiness: Pick<Readiness, 'watchBehind'>,
+    readiness: Pick<Readiness, 'watchUpstreams'>,
   ) {
-    readiness.watchBehind(async () => {
+    readiness.watchUpstreams(async () => {
       const states = await this.states();
       return { states: new Map(states), canServe: !isCutOff(states, this.hasNothingElse) };
     });

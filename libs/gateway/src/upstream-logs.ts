@@ -1,6 +1,6 @@
 import type { Dispatcher } from 'undici';
 import { auditedOperations } from '#contracts';
-import { LogsBehind, type LevelFound, type LogLevelChange, type Told } from '#health';
+import { UpstreamLogLevels, type LevelFound, type LogLevelChange, type Told } from '#health';
 import { callerHeader, type Authenticator, type Caller } from '#security';
 import { currentWork, logLevels, type LogLevel } from '#telemetry';
 import type { BalancedUpstream } from './balanced-upstream.js';
@@ -17,7 +17,7 @@ interface Answer {
 }
 
 /** Reads and sets the log level of the upstreams. They are told who asks, as with any other request. */
-export class UpstreamLogs extends LogsBehind {
+export class UpstreamLogs extends UpstreamLogLevels {
   constructor(
     private readonly upstreams: readonly BalancedUpstream[],
     private readonly authenticator: Authenticator,

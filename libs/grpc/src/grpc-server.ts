@@ -1,5 +1,4 @@
 import type { Server as NetServer } from 'node:net';
-import { setTimeout } from 'node:timers/promises';
 import {
   Server,
   ServerCredentials,
@@ -33,7 +32,7 @@ import {
 } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
-import { nowAndThen } from '#periodic';
+import { throttled, within } from '#periodic';
 import { allow, refuseWhenEnded, tooMany, type Authenticator, type Caller } from '#security';
 import {
   answerSeconds,
@@ -273,7 +272,7 @@ export class GrpcServer extends ServerGrpc {
   private limitConnections(server: Server): void {
     const most = this.maxConnections;
     if (most === undefined) return;
-    const sayFull = nowAndThen(saidEveryMs);
+    const sayFull = throttled(saidEveryMs);
     const warn = (): void =>
       this.logger.warn(`gRPC: all ${most} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
     for (const listening of (server['http2Servers'] as Map<NetServer, unknown>).keys()) {
@@ -302,12 +301,10 @@ export class GrpcServer extends ServerGrpc {
     // After GOAWAY, grpc-js takes its next keep-alive ping for failed and destroys the connection with the calls on it. It
     // reads this field before it pings; there is no option for it.
     Object.assign(server, { [keepalive]: 0 });
-    const ended = new AbortController();
-    const late = setTimeout(drainMs, true, { signal: ended.signal }).catch(() => false);
-    const shut = new Promise<false>((resolve) => server.tryShutdown(() => resolve(false)));
-    const isLate = await Promise.race([shut, late]);
-    ended.abort();
-    if (isLate) this.logger.warn(`gRPC calls still run after ${drainMs} ms; their connections are cut.`);
+    const drained = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+    await within(drainMs, drained).catch(() => {
+      this.logger.warn(`gRPC calls still run after ${drainMs} ms; their connections are cut.`);
+    });
   }
 
   private readonly noteEndless: ServerInterceptor = ({ path, responseStream }, call) => {

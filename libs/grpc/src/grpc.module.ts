@@ -29,7 +29,7 @@ export interface GrpcListening {
 
 /** Starts and stops the gRPC server of an app, if it has one. */
 @Injectable()
-export class GrpcDoor implements OnModuleDestroy {
+export class GrpcListener implements OnModuleDestroy {
   private server: GrpcServer | undefined;
 
   constructor(
@@ -84,5 +84,5 @@ export class GrpcDoor implements OnModuleDestroy {
 }
 
 @Global()
-@Module({ providers: [GrpcDoor], exports: [GrpcDoor] })
+@Module({ providers: [GrpcListener], exports: [GrpcListener] })
 export class GrpcModule {}

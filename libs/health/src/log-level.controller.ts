@@ -5,7 +5,7 @@ import { CleaveError, invalidRequest } from '#contracts';
 import { CalledBy, Endpoint, valid } from '#rest';
 import type { Caller } from '#security';
 import { logLevels, processLog } from '#telemetry';
-import { LogsBehind, type LogLevelChange, type Told } from './logs-behind.js';
+import { UpstreamLogLevels, type LogLevelChange, type Told } from './upstream-log-levels.js';
 
 const longestMs = 86_400_000;
 
@@ -74,7 +74,7 @@ const logLevelChanged = z
 export class LogLevelController {
   private readonly logger = new Logger('Log');
 
-  constructor(@Optional() @Inject(LogsBehind) private readonly behind?: LogsBehind) {}
+  constructor(@Optional() @Inject(UpstreamLogLevels) private readonly upstreams?: UpstreamLogLevels) {}
 
   @Get()
   @Header('Cache-Control', 'no-store')
@@ -131,9 +131,9 @@ export class LogLevelController {
     return { level: change.level, told, not_told };
   }
 
-  private logsOf(service: string): LogsBehind {
-    if (!this.behind?.services.includes(service)) throw unknownService(this.behind?.services ?? []);
-    return this.behind;
+  private logsOf(service: string): UpstreamLogLevels {
+    if (!this.upstreams?.services.includes(service)) throw unknownService(this.upstreams?.services ?? []);
+    return this.upstreams;
   }
 }
 

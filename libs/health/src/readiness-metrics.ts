@@ -9,11 +9,12 @@ export const observeReadiness = (meter: Meter, readiness: Readiness): void => {
   const ready = meter.createObservableGauge('health.ready', { description: 'Whether the process is ready: 1 or 0.' });
   meter.addBatchObservableCallback(
     async (result) => {
-      const [found, behind] = await Promise.all([readiness.states(), readiness.behind()]);
-      for (const [name, is] of [...found, ...behind.states])
+      const [found, upstreams] = await Promise.all([readiness.states(), readiness.upstreams()]);
+      for (const [name, is] of [...found, ...upstreams.states])
         for (const state of states)
           result.observe(check, Number(is === state), { 'health.check.name': name, 'health.state': state });
-      const canServe = behind.canServe && !readiness.shuttingDown && [...found.values()].every((it) => it !== 'down');
+      const canServe =
+        upstreams.canServe && !readiness.shuttingDown && [...found.values()].every((it) => it !== 'down');
       result.observe(ready, Number(canServe));
     },
     [check, ready],

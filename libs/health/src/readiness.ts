@@ -1,6 +1,5 @@
-import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { keptFor } from '#periodic';
+import { cachedFor, within } from '#periodic';
 
 /** The result of a check of a dependency that can be used. */
 export interface Condition {
@@ -16,7 +15,7 @@ export type State = (typeof states)[number];
 export type Check = () => Promise<Condition | void>;
 
 /** The state of the services that a process forwards requests to. */
-export interface Behind {
+export interface UpstreamStates {
   states: ReadonlyMap<string, State>;
   /** Whether enough of them can be used. */
   canServe: boolean;
@@ -37,7 +36,7 @@ const keepMs = 1_000;
 export class Readiness {
   private readonly registered = new Map<string, Check>();
   private readonly listeners: (() => void)[] = [];
-  private readBehind: () => Promise<Behind> = () => Promise.resolve({ states: new Map(), canServe: true });
+  private readUpstreams: () => Promise<UpstreamStates> = () => Promise.resolve({ states: new Map(), canServe: true });
   private closing = false;
 
   /**
@@ -46,19 +45,19 @@ export class Readiness {
    */
   add(name: string, check: Check): void {
     if (this.registered.has(name)) throw new Error(`There is a readiness check called ${name} already.`);
-    this.registered.set(name, keptFor(keepMs, checkWithinMs, check));
+    this.registered.set(name, cachedFor(keepMs, checkWithinMs, check));
   }
 
   /**
    * Also reports the services behind the process. They are not a check, because the process can serve while some of them
    * are down.
    */
-  watchBehind(read: () => Promise<Behind>): void {
-    this.readBehind = keptFor(keepMs, checkWithinMs, read);
+  watchUpstreams(read: () => Promise<UpstreamStates>): void {
+    this.readUpstreams = cachedFor(keepMs, checkWithinMs, read);
   }
 
-  behind(): Promise<Behind> {
-    return this.readBehind();
+  upstreams(): Promise<UpstreamStates> {
+    return this.readUpstreams();
   }
 
   get checks(): ReadonlyMap<string, Check> {
@@ -77,16 +76,16 @@ export class Readiness {
 
   /** The state of each dependency by name; `down` if a check takes too long. */
   async states(): Promise<ReadonlyMap<string, State>> {
-    const ended = new AbortController();
-    const late = setTimeout(checkWithinMs, 'down' as const, { signal: ended.signal }).catch(() => 'down' as const);
-    const asked = [...this.checks].map(async ([name, check]): Promise<[string, State]> => {
-      // The reason is logged when the health is probed.
-      const state = (async () => ((await check())?.isDegraded ? 'degraded' : 'up'))().catch(() => 'down' as const);
-      return [name, await Promise.race([state, late])];
-    });
-    const states = await Promise.all(asked);
-    ended.abort();
-    return new Map(states);
+    const stateOf = async (check: Check): Promise<State> => {
+      try {
+        return (await within(checkWithinMs, check()))?.isDegraded ? 'degraded' : 'up';
+      } catch {
+        // The reason is logged when the health is probed.
+        return 'down';
+      }
+    };
+    const asked = [...this.checks].map(async ([name, check]) => [name, await stateOf(check)] as const);
+    return new Map(await Promise.all(asked));
   }
 
   whenShuttingDown(listener: () => void): void {

@@ -21,7 +21,7 @@ import { AdjustStock, StockAdjustments } from './use-cases/adjust-stock.js';
 import { CountStock, StockCounts } from './use-cases/count-stock.js';
 import { FindOverdueHolds, OverdueHolds } from './use-cases/find-overdue-holds.js';
 import { FinishBranches, PreparedBranches } from './use-cases/finish-branches.js';
-import { ForgetProducts, ProductChanges } from './use-cases/forget-products.js';
+import { InvalidateProducts, ProductChanges } from './use-cases/invalidate-products.js';
 import { JoinOrders, OrdersServed } from './use-cases/join-orders.js';
 import { ListProducts, ProductList } from './use-cases/list-products.js';
 import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
@@ -84,7 +84,7 @@ export class InventoryModule implements OnModuleInit {
           CountStock,
           FindOverdueHolds,
           FinishBranches,
-          ForgetProducts,
+          InvalidateProducts,
           JoinOrders,
           ListProducts,
           PurgeRefusals,

@@ -15,7 +15,7 @@ import { AdjustStock } from '../src/use-cases/adjust-stock.js';
 import { CountStock } from '../src/use-cases/count-stock.js';
 import { FinishBranches } from '../src/use-cases/finish-branches.js';
 import { FindOverdueHolds } from '../src/use-cases/find-overdue-holds.js';
-import { ForgetProducts } from '../src/use-cases/forget-products.js';
+import { InvalidateProducts } from '../src/use-cases/invalidate-products.js';
 import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { PutProducts } from '../src/use-cases/put-products.js';
 import { ProductCache } from '../src/use-cases/read-product.js';
@@ -43,7 +43,7 @@ export interface Instance {
   sql: Sql;
   catalogue: PostgresProducts;
   cache: NotingCache;
-  forgetProducts: ForgetProducts;
+  invalidateProducts: InvalidateProducts;
   putProducts: PutProducts;
   countStock: CountStock;
   adjustStock: AdjustStock;
@@ -72,11 +72,11 @@ export const startInstance = async (url: string): Promise<Instance> => {
   const stock = module.get(PostgresStock);
   const catalogue = module.get(PostgresProducts);
   const cache = new NotingCache();
-  const forgetProducts = new ForgetProducts(catalogue, cache);
+  const invalidateProducts = new InvalidateProducts(catalogue, cache);
   return {
     sql: module.get<Sql>(sqlToken('inventory'), { strict: false }),
-    ...{ catalogue, cache, forgetProducts },
-    putProducts: new PutProducts(catalogue, forgetProducts),
+    ...{ catalogue, cache, invalidateProducts },
+    putProducts: new PutProducts(catalogue, invalidateProducts),
     countStock: new CountStock(stock),
     adjustStock: new AdjustStock(stock),
     readStock: new ReadStock(stock),

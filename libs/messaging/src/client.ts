@@ -1,5 +1,5 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
-import { nowAndThen } from '#periodic';
+import { throttled } from '#periodic';
 import { currentWork } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
@@ -71,7 +71,7 @@ export interface Route {
 }
 
 const logger = new Logger('Messages');
-const sayUnasked = nowAndThen(1_000);
+const sayUnasked = throttled(1_000);
 
 /** Whether the other side has no handler for this operation, for example because it runs an older version. */
 export const isNotAnswered = (error: unknown): boolean =>

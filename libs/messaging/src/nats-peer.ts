@@ -3,7 +3,7 @@ import { NatsLink, type NatsAddress } from '#nats';
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node';
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
-import { Awaited } from './awaited.js';
+import { PendingRequests } from './pending-requests.js';
 
 /** Queue group of a module's instances: each request is delivered to one of them. */
 export const group = 'instances';
@@ -101,7 +101,7 @@ export interface Asked {
 export class NatsPeer {
   private readonly link: NatsLink;
   private readonly inbox = createInbox();
-  private readonly awaited = new Awaited<HearMessage>();
+  private readonly awaited = new PendingRequests<HearMessage>();
   private readonly offered = new Map<string, Offered>();
   private connection: NatsConnection | undefined;
   private lastId = 0;

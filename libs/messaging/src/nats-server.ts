@@ -2,7 +2,7 @@ import type { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { isRefusedByNats, type NatsAddress } from '#nats';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
-import { waitBeforeRetryMs } from '#periodic';
+import { backoffMs } from '#periodic';
 import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
 import { setTimeout } from 'node:timers/promises';
 import { AnsweringServer, drainMs } from './answering-server.js';
@@ -104,7 +104,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
         return await this.peer.open();
       } catch (error) {
         if (this.isClosed || isRefusedByNats(error)) throw error;
-        await setTimeout(waitBeforeRetryMs(attempts));
+        await setTimeout(backoffMs(attempts));
       }
     }
   }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createClient, defineScript, ErrorReply } from '@redis/client';
 import { whyDistrusted } from '#config';
-import { waitBeforeRetryMs } from '#periodic';
+import { backoffMs } from '#periodic';
 
 /**
  * Requests over Redis: each module has one stream and one consumer group, so that exactly one of its instances reads each
@@ -131,7 +131,7 @@ const newClient = (url: string, role: string) =>
       connectTimeout: 1_000,
       // Applies until the connection is ready, because pings start only then.
       socketTimeout: 6_000,
-      reconnectStrategy: waitBeforeRetryMs,
+      reconnectStrategy: backoffMs,
     },
   });
 

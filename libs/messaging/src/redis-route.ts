@@ -1,7 +1,7 @@
 import { CleaveError } from '#contracts';
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
-import { Awaited } from './awaited.js';
+import { PendingRequests } from './pending-requests.js';
 import type { Ended, Question, Route } from './client.js';
 import { packetsIn } from './frames.js';
 import {
@@ -28,7 +28,7 @@ import {
 export class RedisRoute implements Route {
   private readonly logger = new Logger(RedisRoute.name);
   private readonly channel = `${framesChannel}${randomUUID()}`;
-  private readonly waiting = new Awaited<Ended>();
+  private readonly waiting = new PendingRequests<Ended>();
   private readonly keys: QueueKeys;
   private readonly requests: RedisConnection;
   private readonly replies: RedisConnection;

@@ -1,5 +1,5 @@
 import { CleaveError } from '#contracts';
-import { nowAndThen } from '#periodic';
+import { throttled } from '#periodic';
 import type { ServiceSecrets } from '#security';
 import { Logger } from '@nestjs/common';
 import type { WireRequest } from './wire.js';
@@ -20,7 +20,7 @@ type Signed = Pick<WireRequest['meta'], 'tenant' | 'idempotencyKey' | 'tracepare
  */
 export class Signing {
   private readonly logger = new Logger('Messages');
-  private readonly sayRefused = nowAndThen(saidEveryMs);
+  private readonly sayRefused = throttled(saidEveryMs);
 
   /** @param now milliseconds since 1970 */
   constructor(

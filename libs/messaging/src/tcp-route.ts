@@ -4,7 +4,7 @@ import { within } from '#periodic';
 import { ClientTCP, type PacketId, type WritePacket } from '@nestjs/microservices';
 import { Socket } from 'node:net';
 import { endpointText, type Endpoint } from './address.js';
-import { Awaited } from './awaited.js';
+import { PendingRequests } from './pending-requests.js';
 import type { Ended, Question, Route } from './client.js';
 import { FrameSocket, isDrainNotice, keepAliveMs, probePattern } from './tcp-frames.js';
 import { isTooMuch, isWireError, type WireRequest } from './wire.js';
@@ -27,7 +27,7 @@ const heard = Promise.resolve();
 /** Nest's TCP client, used for the lifetime of one socket. */
 class TcpConnection extends ClientTCP {
   private asked = 0;
-  private readonly awaited = new Awaited<Answered>();
+  private readonly awaited = new PendingRequests<Answered>();
   private whyClosed = connectionClosed;
 
   constructor(

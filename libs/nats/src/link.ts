@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { connect, errors, type NatsConnection } from '@nats-io/transport-node';
 import { whyDistrusted } from '#config';
-import { waitBeforeRetryMs } from '#periodic';
+import { backoffMs } from '#periodic';
 import type { NatsAddress } from './address.js';
 
 interface Options {
@@ -54,7 +54,7 @@ export class NatsLink {
     if (!this.opening && performance.now() < this.retryAt) throw new Error('NATS is unreachable');
     this.opening ??= this.connect().catch((error: Error) => {
       this.opening = undefined;
-      this.retryAt = performance.now() + waitBeforeRetryMs(this.attempts);
+      this.retryAt = performance.now() + backoffMs(this.attempts);
       this.attempts += 1;
       const why = whyRefused(error) ?? error.message;
       this.lost(why);
@@ -77,7 +77,7 @@ export class NatsLink {
     const connection = await connect({
       ...{ servers: [...servers], user, pass, token, name: 'cleave' },
       ...{ maxReconnectAttempts: -1, ignoreAuthErrorAbort: true },
-      reconnectDelayHandler: () => waitBeforeRetryMs(this.attempts),
+      reconnectDelayHandler: () => backoffMs(this.attempts),
       // Missing answers to pings reveal a server that is gone without closing the connection.
       ...{ timeout: 2_000, pingInterval: 2_000, maxPingOut: 2 },
       noAsyncTraces: true,

@@ -56,7 +56,7 @@ import { PlacedOrders, ReserveAndRecord, StockHolder, payWithin } from './use-ca
 import { ParkedSagas, ResolveDeadLetters } from './use-cases/resolve-dead-letters.js';
 import { RotateDataKeys, WrappedKeys } from './use-cases/rotate-data-keys.js';
 import { PaymentPerformer, RunSagas, Sagas, longestLeaseMs, sagaLease } from './use-cases/run-sagas.js';
-import { CustomerData, ServeCustomers } from './use-cases/serve-customers.js';
+import { CustomerData, ExportAndErasePersonalData } from './use-cases/export-and-erase-personal-data.js';
 import { OverdueStock, SweepHolds, VoidOrders, sweepInterval } from './use-cases/sweep-holds.js';
 
 /** The environment variables of order. */
@@ -140,7 +140,7 @@ export class OrderModule implements OnModuleInit {
       providers: [
         ...[ChangeOrder, FinishBranches, MoveMoney, ObserveSagas, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
         ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],
-        ...[KeepPersonalData, RotateDataKeys, ServeCustomers],
+        ...[KeepPersonalData, RotateDataKeys, ExportAndErasePersonalData],
         ...[PostgresOrders, PostgresOutbox, PostgresPersonalData, PostgresSagas],
         { provide: MasterKeys, useValue: new MasterKeys(options.DATA_KEYS ?? []) },
         ...[CustomerData, CustomerKeys, WrappedKeys].map((port) => ({

@@ -23,7 +23,7 @@ import {
   fingerprintOf,
   itemsTotalRange,
   placedOrder,
-  refusalOfTotal,
+  refusalOf,
   reservationIdOf,
 } from '../src/domain/placement.js';
 
@@ -648,7 +648,7 @@ describe('a command', () => {
               expect({ near, passes }).toEqual({ near, passes: fine });
               if (!fine) {
                 const told = safe(near) ? Number(near) : null;
-                expect(refusalOfTotal(command, told).code).toBe(
+                expect(refusalOf({ outcome: 'total-outside', items_total_minor: told }, command).code).toBe(
                   expected_total_minor === undefined ? 'invalid-request' : 'price-changed',
                 );
               }

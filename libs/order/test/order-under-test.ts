@@ -33,7 +33,7 @@ import {
 } from '../src/use-cases/reserve-and-record.js';
 import { RotateDataKeys } from '../src/use-cases/rotate-data-keys.js';
 import { RunSagas } from '../src/use-cases/run-sagas.js';
-import { ServeCustomers } from '../src/use-cases/serve-customers.js';
+import { ExportAndErasePersonalData } from '../src/use-cases/export-and-erase-personal-data.js';
 import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
 
 interface Hold {
@@ -220,7 +220,7 @@ export interface Instance {
   sweepHolds: SweepHolds;
   purgeRefusals: PurgeRefusals;
   personalData: KeepPersonalData;
-  customers: ServeCustomers;
+  customers: ExportAndErasePersonalData;
   rotateDataKeys: RotateDataKeys;
   keys: PostgresPersonalData;
   /** Switches to another inventory, and to other orders if they are given. */
@@ -281,7 +281,7 @@ export const startInstance = async (
     ...of(stock),
     purgeRefusals: new PurgeRefusals(orders),
     personalData,
-    customers: new ServeCustomers(keys, personalData, { of: () => Promise.resolve(undefined) }),
+    customers: new ExportAndErasePersonalData(keys, personalData, { of: () => Promise.resolve(undefined) }),
     rotateDataKeys: new RotateDataKeys(keys, masters),
     keys,
     use: (other, placed) => void Object.assign(instance, of(other, placed)),

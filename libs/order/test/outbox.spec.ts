@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest 
 import pg from 'pg';
 import { CleaveError, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
 import type { Sql, Statement } from '#database';
-import { numbersOf, partCount, type HeldPart } from '#events';
+import { numbersOf, partCount, type LeasedPart } from '#events';
 import { testDatabase, type TestDatabase } from '#testing';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { eventsIn } from '../src/use-cases/publish-events.js';
@@ -32,7 +32,7 @@ afterAll(async () => {
 });
 
 /** All parts, for a reader that has reached this position. */
-const partsAt = (position: string): HeldPart[] =>
+const partsAt = (position: string): LeasedPart[] =>
   Array.from({ length: partCount }, (_, part) => ({ part, epoch: '0', position }));
 
 const read = async (position: string, limit: number): Promise<readonly OutboxEvent[]> =>
@@ -40,7 +40,7 @@ const read = async (position: string, limit: number): Promise<readonly OutboxEve
 
 /** Takes all parts, like an instance that is alone. */
 const acquire = (holder: string, leaseMs: number) => two.checkpoints.acquire('stock', holder, leaseMs);
-const positionsOf = (parts: readonly HeldPart[]): string[] => parts.map((it) => it.position);
+const positionsOf = (parts: readonly LeasedPart[]): string[] => parts.map((it) => it.position);
 
 const placed: Pick<OutboxEvent, 'version' | 'type' | 'data'> = { version: 1, type: 'placed', data: {} };
 

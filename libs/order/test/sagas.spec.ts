@@ -6,10 +6,11 @@ import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contract
 import { eventually, testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { cancelOrder, cancelRemaining, fulfilOrder, type Order } from '../src/domain/order.js';
+import type { Saga } from '../src/domain/saga-moves.js';
 import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
 import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
 import { MoveMoney, type MoneyMoves } from '../src/use-cases/move-money.js';
-import { RunSagas, type Saga, type Sagas } from '../src/use-cases/run-sagas.js';
+import { RunSagas, type Sagas } from '../src/use-cases/run-sagas.js';
 import { newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
 let database: TestDatabase;

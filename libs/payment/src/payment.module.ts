@@ -15,7 +15,7 @@ import { StripeNotices } from './adapters/stripe-notices.js';
 import { StripeProvider, stripeLimits, type StripeLimits } from './adapters/stripe-provider.js';
 import { PaymentMessages } from './transport/payment.messages.js';
 import { StripeWebhooks } from './transport/stripe-webhooks.controller.js';
-import { HearFromProvider, ProviderNotices } from './use-cases/hear-from-provider.js';
+import { HandleProviderNotice, ProviderNotices } from './use-cases/handle-provider-notice.js';
 import { PaymentProviders, Payments, PerformOperations } from './use-cases/perform-operations.js';
 import { PaymentReader, ReadPayment } from './use-cases/read-payment.js';
 
@@ -52,7 +52,7 @@ export class PaymentModule implements OnModuleInit {
       imports: [databaseFor(paymentDatabase(options.PAYMENT_DATABASE_URL))],
       controllers: [PaymentMessages, StripeWebhooks],
       providers: [
-        ...[PerformOperations, ReadPayment, HearFromProvider],
+        ...[PerformOperations, ReadPayment, HandleProviderNotice],
         ...[PostgresPayments, ManualProvider, SimulatedProvider, StripeIntents],
         ...[Payments, PaymentReader].map((port) => ({ provide: port, useExisting: PostgresPayments })),
         {

@@ -8,7 +8,7 @@ import { NothingAside1764000000050 } from '../migrations/3-nothing-aside.js';
 import { ManualProvider } from '../src/adapters/manual-provider.js';
 import { PostgresPayments } from '../src/adapters/postgres-payments.js';
 import { SimulatedProvider } from '../src/adapters/simulated-provider.js';
-import { HearFromProvider } from '../src/use-cases/hear-from-provider.js';
+import { HandleProviderNotice } from '../src/use-cases/handle-provider-notice.js';
 import { PerformOperations, type PaymentProvider } from '../src/use-cases/perform-operations.js';
 
 /** One instance of payment on a database: its own pool, the real adapters, no transport. */
@@ -35,11 +35,11 @@ export const startInstance = async (url: string): Promise<Instance> => {
     providers: [
       ...[PostgresPayments, ManualProvider, SimulatedProvider],
       {
-        provide: HearFromProvider,
+        provide: HandleProviderNotice,
         inject: [PostgresPayments],
         // The simulated provider sends no webhooks.
         useFactory: (payments: PostgresPayments) =>
-          new HearFromProvider({ receive: () => Promise.resolve(undefined) }, payments),
+          new HandleProviderNotice({ receive: () => Promise.resolve(undefined) }, payments),
       },
     ],
   }).compile();

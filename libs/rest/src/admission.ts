@@ -7,7 +7,7 @@ import type {
   preHandlerHookHandler,
 } from 'fastify';
 import type { Admission, Limiter } from '#admission';
-import { busyProblem, type EarlyRefusals } from './early-refusals.js';
+import { busyProblem, type LoadShedder } from './load-shedder.js';
 import type { EndpointConfig } from './endpoint.js';
 import { sendProblem } from './problems.js';
 
@@ -23,14 +23,14 @@ declare module 'fastify' {
  * the other. Excess requests are refused before their body is read. Only the handler's work counts as in flight, so slow
  * senders, slow readers and followers of a stream do not use up capacity.
  */
-export const limitRoutes = (fastify: FastifyInstance, admission: Admission, early: EarlyRefusals): void => {
+export const limitRoutes = (fastify: FastifyInstance, admission: Admission, shedder: LoadShedder): void => {
   fastify.decorateRequest('admittedAt', undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, isAlwaysAdmitted, admittedAs } = (route.config ?? {}) as Partial<EndpointConfig>;
     if (!replies || isAlwaysAdmitted) return;
     const limiter = admission.limiterOf(admittedAs ?? classOf(route));
     limitRoute(route, limiter);
-    for (const method of [route.method].flat()) early.add(method, route.url, limiter);
+    for (const method of [route.method].flat()) shedder.add(method, route.url, limiter);
   });
 };
 

@@ -46,7 +46,7 @@ const parseJsonBody = (body: Buffer, request: FastifyRequest): unknown => {
   // Keys can contain escapes, so a backslash is as suspicious as the name itself. Only a number with a large exponent or
   // many digits can exceed the range of a double.
   if (/__proto__|prototype|\\u|e\+?\d{3}|\d{16}/i.test(json)) {
-    refuseTreacherous(value);
+    refuseUnsafeJson(value);
     refuseLossy(value, json);
   }
   return value;
@@ -96,7 +96,7 @@ const endOfString = (body: Buffer, start: number): number => {
  * Refuses keys that enable prototype pollution, and numbers that were parsed as infinite, which JSON could only return as
  * null.
  */
-export const refuseTreacherous = (root: unknown): void => {
+export const refuseUnsafeJson = (root: unknown): void => {
   const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
   for (let next = waiting.pop(); next; next = waiting.pop()) {
     const { value, path } = next;

@@ -1,7 +1,7 @@
 import type { Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Logger } from '@nestjs/common';
-import { nowAndThen } from '#periodic';
+import { throttled } from '#periodic';
 
 /** Limits that keep slow or numerous clients from using up resources that others need. */
 export interface ConnectionLimits {
@@ -67,7 +67,7 @@ export class Connections implements Iterable<Socket> {
   private readonly spare = new Set<Socket>();
   /** Since when the client of a response has not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
-  private readonly sayFull = nowAndThen(saidEveryMs);
+  private readonly sayFull = throttled(saidEveryMs);
 
   constructor(
     server: Server,

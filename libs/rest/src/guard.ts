@@ -11,7 +11,7 @@ import {
   type Caller,
   type Standing,
 } from '#security';
-import { noteOfWork } from '#telemetry';
+import { annotateWork } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
@@ -46,11 +46,11 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
       if (isOpen && isRead) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
       return;
     }
-    const admit = isOpen ? refusingPages(authenticator) : asking(authenticator, () => scope);
+    const admit = isOpen ? refusingPages(authenticator) : authenticating(authenticator, () => scope);
     route.onRequest = [...[route.onRequest ?? []].flat(), admit];
     if (isOpen) return;
     if (Object.values(replies).some(({ streamedAs }) => streamedAs === eventStream))
-      route.onSend = [askingAgain(authenticator, scope), ...[route.onSend ?? []].flat()];
+      route.onSend = [reauthenticating(authenticator, scope), ...[route.onSend ?? []].flat()];
   });
 };
 
@@ -70,7 +70,7 @@ const refusingHosts =
  * Authenticates the caller of a request and checks the scope; without a scope every known caller is admitted. With rate
  * limits, each response carries the caller's remaining quota (draft-ietf-httpapi-ratelimit-headers).
  */
-export const asking = (
+export const authenticating = (
   authenticator: Authenticator,
   scopeOf: (request: FastifyRequest) => Scope | undefined,
 ): onRequestHookHandler => {
@@ -84,7 +84,7 @@ export const asking = (
   const admit = (request: FastifyRequest, reply: FastifyReply, caller: Caller): void | Promise<void> => {
     // Set before a refusal, because refused requests are audited as well.
     request.caller = caller;
-    noteOfWork({ tenant: caller.tenant });
+    annotateWork({ tenant: caller.tenant });
     const decide = (standing: Standing | undefined): void => {
       // Counts requests that lack the scope too, because they are answered and audited.
       if (standing) tell(reply, standing);
@@ -114,7 +114,7 @@ export const asking = (
 };
 
 /** Ends a stream when its caller is not allowed to follow it any more. */
-export const askingAgain =
+export const reauthenticating =
   (authenticator: Authenticator, scope?: Scope): onSendHookHandler =>
   ({ headers, caller }, reply, payload, done) => {
     if (

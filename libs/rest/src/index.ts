@@ -2,14 +2,14 @@
 export { isAskedFor } from './accept.js';
 export * from './app.js';
 export { auditing, eachAudited, type Audited } from './audit.js';
-export { refuseTreacherous } from './body.js';
+export { refuseUnsafeJson } from './body.js';
 export { fullHeader, usualConnectionLimits } from './connections.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
-export { CalledBy, asking, askingAgain, refusingPages } from './guard.js';
+export { CalledBy, authenticating, reauthenticating, refusingPages } from './guard.js';
 export * from './headers.js';
 export { listenAt } from './listening.js';
 export * from './openapi.js';
 export * from './paging.js';
 export * from './process.js';
+export { StartupServer } from './startup-server.js';
 export { uuidOr, valid } from './valid.js';
-export { WaitingRoom } from './waiting-room.js';

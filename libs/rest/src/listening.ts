@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { Server } from 'node:http';
 import { createServer, type AddressInfo } from 'node:net';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
-import { cannotListen } from './waiting-room.js';
+import { cannotListen } from './startup-server.js';
 
 /**
  * Makes an app listen; at `localhost` on all addresses of that name, IPv4 and IPv6.

@@ -30,14 +30,18 @@ export const openApiDocument = (app: INestApplication, options: DocumentOptions)
     components: {},
   });
   refuseRepeatedOperationIds(paths);
-  const found: Record<string, unknown> = { ...scanned?.schemas };
+  const schemaOf = (id: string): JsonSchema => {
+    const schema = components.get(id) ?? (scanned?.schemas?.[id] as JsonSchema | undefined);
+    if (!schema) throw new Error(`The document refers to the schema ${id}, which does not exist.`);
+    return schema;
+  };
   return {
     openapi: '3.1.0',
     info: { title, description, version },
     ...(servers && { servers }),
     ...(tags && { tags }),
     paths: inOrderOfTags(Object.entries(paths), tags),
-    components: { schemas: referencedFrom(paths, found), securitySchemes },
+    components: { schemas: inOrder(schemasFor(paths, schemaOf)), securitySchemes },
   };
 };
 
@@ -52,8 +56,9 @@ const securitySchemes = {
   },
 } as const;
 
-const inOrder = <Value>(record: Record<string, Value>): [string, Value][] =>
-  Object.entries(record).sort(([one], [other]) => (one < other ? -1 : 1));
+/** As an object whose keys are sorted. */
+export const inOrder = <Value>(values: ReadonlyMap<string, Value>): Record<string, Value> =>
+  Object.fromEntries([...values].sort(([one], [other]) => (one < other ? -1 : 1)));
 
 /** Orders paths by their first tag, those without a known tag last; paths of the same tag keep their order. */
 export const inOrderOfTags = (
@@ -89,22 +94,22 @@ const refuseRepeatedOperationIds = (paths: Paths): void => {
 };
 
 /** The schemas that the paths refer to, directly or through other schemas, by id. */
-const referencedFrom = (paths: Paths, found: Record<string, unknown>): Record<string, JsonSchema> => {
-  const referenced: Record<string, JsonSchema> = {};
+export const schemasFor = <Schema>(paths: Paths, schemaOf: (id: string) => Schema): Map<string, Schema> => {
+  const needed = new Map<string, Schema>();
   const waiting: unknown[] = [paths];
   while (waiting.length > 0) {
     for (const id of idsReferencedIn(waiting.pop())) {
-      if (Object.hasOwn(referenced, id)) continue;
-      const schema = components.get(id) ?? (found[id] as JsonSchema | undefined);
-      if (!schema) throw new Error(`The document refers to the schema ${id}, which does not exist.`);
-      referenced[id] = schema;
+      if (needed.has(id)) continue;
+      const schema = schemaOf(id);
+      needed.set(id, schema);
       waiting.push(schema);
     }
   }
-  return Object.fromEntries(inOrder(referenced));
+  return needed;
 };
 
-const idsReferencedIn = (part: unknown): string[] => {
+/** The ids of the schemas that a part of a document refers to. */
+export const idsReferencedIn = (part: unknown): string[] => {
   const ids: string[] = [];
   JSON.stringify(part, (key, value: unknown) => {
     if (key === '$ref' && typeof value === 'string') ids.push(value.replace(componentsAt, ''));

@@ -7,7 +7,7 @@ import { anybody, countedAs, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
-import { refusalOfHost, refusalOfPage, type OpenDoor } from './open-door.js';
+import { refusalOfHost, refusalOfPage, type UnauthenticatedAccess } from './unauthenticated-access.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { ServiceSecrets } from './service-secrets.js';
 import { SignedCallers, type RequestLine } from './signed-caller.js';
@@ -54,7 +54,7 @@ export class Authenticator {
   private readonly admins: readonly Buffer[];
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
-  private readonly door: OpenDoor;
+  private readonly access: UnauthenticatedAccess;
   /** How many requests each caller may send, if that is limited. */
   readonly rates: RateLimits | undefined;
   /** The audit log, if this process writes one. */
@@ -68,7 +68,7 @@ export class Authenticator {
     this.from = from;
     this.signed = SERVICE_SECRET && new SignedCallers(new ServiceSecrets(SERVICE_SECRET));
     this.admins = (ADMIN_KEY ?? []).map(secretHashOf);
-    this.door = { host: options.HOST, origins: new Set(options.CORS_ORIGINS) };
+    this.access = { host: options.HOST, origins: new Set(options.CORS_ORIGINS) };
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
     this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
@@ -86,12 +86,12 @@ export class Authenticator {
 
   /** Why a request is refused although authentication is off: a page of another site sent it, or it names another host. */
   refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
-    return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
+    return this.isOpen ? refusalOfPage(headers, this.access) : undefined;
   }
 
   /** The same for what is open to everyone: only the host of the request is checked. */
   refusalOfHost(headers: IncomingHttpHeaders): CleaveError | undefined {
-    return this.isOpen ? refusalOfHost(headers, this.door) : undefined;
+    return this.isOpen ? refusalOfHost(headers, this.access) : undefined;
   }
 
   /** Whether the credential of a request can be verified again later. What a gateway says is valid only for a short time. */

@@ -75,7 +75,7 @@ export type SecuritySettings = Partial<z.output<z.ZodObject<typeof securityEnvir
 export type RequestsFrom = 'callers' | 'gateway' | 'either';
 
 /** Where a process listens, and whom it trusts. */
-export interface Door extends SecuritySettings {
+export interface Exposure extends SecuritySettings {
   HOST: string;
   /** Where it serves gRPC, as `host:port`, if it does. */
   grpcAt?: string | undefined;
@@ -89,10 +89,10 @@ export interface Door extends SecuritySettings {
 const choices = 'set ADMIN_KEY to at least 32 random characters, or OIDC_ISSUER and OIDC_AUDIENCE';
 
 /** Why a process must not start: other machines can reach it and it authenticates nobody, or its settings are incomplete. */
-export const doorFaults = (door: Door): VariableFault[] => {
-  const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = door;
-  const { RATE_LIMIT, RATE_LIMIT_REDIS_URL } = door;
-  const farMessages = (door.messagesAt ?? []).filter((host) => !isLoopback(host));
+export const exposureFaults = (exposure: Exposure): VariableFault[] => {
+  const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = exposure;
+  const { RATE_LIMIT, RATE_LIMIT_REDIS_URL } = exposure;
+  const farMessages = (exposure.messagesAt ?? []).filter((host) => !isLoopback(host));
   const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
   const grpcHost = grpcAt && withoutBrackets(grpcAt.slice(0, grpcAt.lastIndexOf(':')));
   const open = (variable: string, host: string, advice: string): VariableFault[] =>

@@ -2,7 +2,13 @@
 export { AuditLog, type NewAuditEntry } from './audit-log.js';
 export { Authenticator } from './authenticator.js';
 export { anybody, allow, countedAs, refuseWhenEnded, type Caller } from './caller.js';
-export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
+export {
+  exposureFaults,
+  securityEnvironment,
+  type Exposure,
+  type RequestsFrom,
+  type SecuritySettings,
+} from './environment.js';
 export { dataKeys } from './data-keys.js';
 export { KeyRotation } from './key-rotation.js';
 export { KeyDirectory, keyTextOf, secretHashOf, withoutKeySecrets, type KnownKey } from './keys.js';

@@ -1,28 +1,28 @@
 import { LRUCache } from 'lru-cache';
-import { Lane } from '#admission';
+import { Bulkhead } from '#admission';
 
 const mostRemembered = 10_000;
 /** How long an invalid key is refused without another lookup. */
 const refusedForMs = 10_000;
-/** How many lookups of either lane run at once, each on a connection of the key store's pool. */
+/** How many lookups of either bulkhead run at once, each on a connection of the key store's pool. */
 const atOnce = 2;
 /** After a start, all keys are unknown: this is how many can be looked up before the first of them has waited too long. */
 const mostStrangersWaiting = 1_000;
 const longestWaitMs = 2_000;
 
-const laneOf = (mostWaiting: number): Lane =>
-  new Lane({ atOnce, mostWaiting, longestWaitMs, tooMuch: 'More keys have to be looked up' });
+const bulkheadOf = (mostWaiting: number): Bulkhead =>
+  new Bulkhead({ atOnce, mostWaiting, longestWaitMs, tooMuch: 'More keys have to be looked up' });
 
 /**
  * Looks up keys; concurrent requests with the same key share one lookup (single flight). Keys that were valid before have
- * their own lane: unknown keys, however many, only wait for each other, and are refused if there are too many.
+ * their own bulkhead: unknown keys, however many, only wait for each other, and are refused if there are too many.
  */
 export class KeyLookups<Found> {
   private readonly underWay = new Map<string, Promise<Found | undefined>>();
   private readonly familiar = new LRUCache<string, true>({ max: mostRemembered });
   private readonly refused = new LRUCache<string, true>({ max: mostRemembered, ttl: refusedForMs });
-  private readonly ofFamiliar = laneOf(mostRemembered);
-  private readonly ofStrangers = laneOf(mostStrangersWaiting);
+  private readonly ofFamiliar = bulkheadOf(mostRemembered);
+  private readonly ofStrangers = bulkheadOf(mostStrangersWaiting);
 
   /**
    * @param key identifies the credential: the hash of all of it

@@ -1,12 +1,12 @@
 import { CleaveError } from '#contracts';
-import { PeriodicWork } from '#periodic';
+import { PeriodicJob } from '#periodic';
 import type { MasterKeys } from './master-keys.js';
 
 const everyMs = 60_000;
 const batchSize = 500;
 
 /** Encrypts stored data with the newest master key, so that earlier ones can be removed. */
-export abstract class KeyRotation<Row> extends PeriodicWork {
+export abstract class KeyRotation<Row> extends PeriodicJob {
   /** The master keys that stored data needs but that are not configured, as of the last run. */
   missing: readonly string[] = [];
   /** By master key: how many rows that name it could not be decrypted with it. */

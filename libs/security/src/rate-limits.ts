@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
-import { NoAnswer, nowAndThen, waitBeforeRetryMs, within } from '#periodic';
+import { NoAnswer, backoffMs, throttled, within } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
 import { createClient } from '@redis/client';
@@ -54,8 +54,8 @@ export class RateLimits {
   private readonly shared: RateLimiterRedis | undefined;
   private readonly client: ReturnType<typeof createClient> | undefined;
   private readonly part: number;
-  private readonly say = nowAndThen(saidEveryMs);
-  private readonly anew = nowAndThen(connectAnewMs);
+  private readonly say = throttled(saidEveryMs);
+  private readonly anew = throttled(connectAnewMs);
   private silences = 0;
   private silentAt = Number.NEGATIVE_INFINITY;
 
@@ -77,7 +77,7 @@ export class RateLimits {
         // Only works until the connection is ready: after that, pings keep the socket active.
         socketTimeout: 3 * pingMs,
         // The default strategy of node-redis does not reconnect after a socket timeout.
-        reconnectStrategy: waitBeforeRetryMs,
+        reconnectStrategy: backoffMs,
       },
     });
     this.client.on('error', (error: Error) => this.sayLost(error));

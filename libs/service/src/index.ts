@@ -3,7 +3,7 @@ export { apiDocument } from './api-document.js';
 export { databaseEnvironment, databaseFallbacks, startDatabaseFor, togetherFallbacks } from './databases.js';
 export {
   createService,
-  refuseOpenDoor,
+  refuseUnsafeExposure,
   restEnvironment,
   run,
   serve,

@@ -5,15 +5,15 @@ import type { z } from 'zod';
 import { ConfigurationError, env } from '#config';
 import { awaitedDatabases } from '#database';
 import type { EventBusAddress } from '#events';
-import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
+import { GrpcListener, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule, Readiness, type Condition } from '#health';
 import { MessagingModule, awaitedBrokers, hostsOf, listenForMessages, type Address } from '#messaging';
 import {
   Authenticator,
   ServiceSecrets,
-  doorFaults,
+  exposureFaults,
   securityEnvironment,
-  type Door,
+  type Exposure,
   type RequestsFrom,
 } from '#security';
 import { RequestLog, Traces, processLog, telemetryEnvironment } from '#telemetry';
@@ -28,7 +28,7 @@ import {
   type CurrentDocument,
   type DocumentOptions,
   type RestAppOptions,
-  WaitingRoom,
+  StartupServer,
   listenAt,
   withUsedTags,
 } from '#rest';
@@ -139,8 +139,8 @@ class SecurityModule implements OnApplicationShutdown {
  *
  * @throws ConfigurationError
  */
-export const refuseOpenDoor = (door: Door): void => {
-  const faults = doorFaults(door);
+export const refuseUnsafeExposure = (exposure: Exposure): void => {
+  const faults = exposureFaults(exposure);
   if (faults.length > 0) throw new ConfigurationError(faults);
 };
 
@@ -153,7 +153,7 @@ const eventsOf = ({ EVENTS_AT: at }: Service): Address[] => (at?.scheme === 'nat
  * @returns the address it answers at
  */
 export const serve = async (service: Service): Promise<string> => {
-  refuseOpenDoor({
+  refuseUnsafeExposure({
     ...service,
     from: service.from ?? 'gateway',
     passesOn: service.passesOn ?? false,
@@ -163,11 +163,11 @@ export const serve = async (service: Service): Promise<string> => {
   const { name } = service;
   const requestLog = new RequestLog({ isComplete: service.LOG_REQUESTS, slowMs: service.LOG_SLOW_MS });
   processLog.service = name;
-  const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () => [
+  const startupServer = new StartupServer({ ...service, ...clientOptions(service) }, () => [
     ...[...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
     ...[...awaitedBrokers()].map(([it, why]) => ({ name: messagesBy(it), why })),
   ]);
-  let closing: { close(): Promise<void> } = room;
+  let closing: { close(): Promise<void> } = startupServer;
   let isStopping = false;
   const close = (): Promise<void> => {
     isStopping = true;
@@ -183,15 +183,15 @@ export const serve = async (service: Service): Promise<string> => {
     for (const [broker, isReached] of brokers)
       readiness.add(messagesBy(broker), () => Promise.resolve(conditionOf(broker, isReached())));
     const { HTTP_MAX_CONNECTIONS: maxConnections = usualConnectionLimits.maxConnections } = service;
-    if (service.grpc) await app.get(GrpcDoor).open(app, { ...service.grpc, maxConnections }, requestLog);
+    if (service.grpc) await app.get(GrpcListener).open(app, { ...service.grpc, maxConnections }, requestLog);
     return app;
   };
-  const app = await room.during(start()).catch((error: unknown) => {
+  const app = await startupServer.during(start()).catch((error: unknown) => {
     // If the process is told to stop while it waits, the start never completes, which is not an error to report.
     if (isStopping) return new Promise<never>(() => undefined);
     throw error;
   });
-  await room.close();
+  await startupServer.close();
   const url = (await listenAt(app, service)).replace('[::1]', 'localhost');
   const { isOpen, auditLog } = app.get(Authenticator);
   if (!auditLog && service.from !== undefined && service.from !== 'gateway')

@@ -7,4 +7,4 @@ export { Metrics, answerSeconds, metricsType } from './metrics.js';
 export { observeProcess } from './process-metrics.js';
 export { RequestLog } from './request-log.js';
 export { Traces, errorTypeOf, failed, traceparentFrom, withSpan } from './traces.js';
-export { currentTrace, currentWork, noteOfWork, requestIdOf, traceparentOf, withWork, type Work } from './work.js';
+export { annotateWork, currentTrace, currentWork, requestIdOf, traceparentOf, withWork, type Work } from './work.js';

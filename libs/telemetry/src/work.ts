@@ -47,7 +47,7 @@ export const currentTrace = (): string | undefined => works.getStore()?.tracepar
 export const withWork = <T>(work: Work, doIt: () => T): T => works.run(work, doIt);
 
 /** Adds what has become known of the current work. */
-export const noteOfWork = (known: Pick<Work, 'tenant' | 'orderId'>): void => {
+export const annotateWork = (known: Pick<Work, 'tenant' | 'orderId'>): void => {
   const work = works.getStore();
   if (work) Object.assign(work, known);
 };

@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { ServiceLog, noteOfWork, requestIdOf, withWork } from '#telemetry';
+import { ServiceLog, annotateWork, requestIdOf, withWork } from '#telemetry';
 
 const logOf = (format: 'json' | 'text', level?: 'info' | 'debug') => {
   const lines: string[] = [];
@@ -24,7 +24,7 @@ describe('the log', () => {
       ...{ level: 'info', time: expect.any(String), service: 'order', context: 'Greeter', msg: 'hello' },
     });
     withWork({ ...work }, () => {
-      noteOfWork({ orderId: 'o-1' });
+      annotateWork({ orderId: 'o-1' });
       log.warn('careful', { attempt: 2 }, 'Greeter');
     });
     expect(last()).toMatchObject({

@@ -6,7 +6,7 @@ import { orderContract, type OrderLogEvent, type ReplyOf, type RequestOf } from 
 import { sqlToken, type Sql } from '#database';
 import { Checkpoints } from '#events';
 import { Answers, listenForMessages } from '#messaging';
-import type { PeriodicWork } from '#periodic';
+import type { PeriodicJob } from '#periodic';
 import type { MasterKey } from '#security';
 import { createService } from '#service';
 import { PostgresDeliveries } from '../src/adapters/postgres-deliveries.js';
@@ -86,7 +86,7 @@ export const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) 
 const usualKey = masterKey('usual');
 
 /** Waits for the first run of periodic work: it starts by itself, and would process what a test writes meanwhile. */
-const firstTimeOf = (work: PeriodicWork): Promise<void> => {
+const firstTimeOf = (work: PeriodicJob): Promise<void> => {
   const { promise, resolve } = Promise.withResolvers<void>();
   const execute = work.execute.bind(work);
   work.execute = () => execute().finally(resolve);

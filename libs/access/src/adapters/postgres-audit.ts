@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { BatchLane } from '#admission';
+import { SerialBatcher } from '#admission';
 import { InjectSql, Sql } from '#database';
 import type { NewAuditEntry } from '#security';
 import type { AuditEntries } from '../use-cases/keep-audit.js';
@@ -13,9 +13,9 @@ interface Counted {
 /** The audit log in Postgres. */
 @Injectable()
 export class PostgresAudit implements AuditEntries, AuditTrail {
-  private readonly begun = this.lane();
-  /** A lane of its own, so that the end of an operation is recorded however many others begin. */
-  private readonly ends = this.lane();
+  private readonly begun = this.batcher();
+  /** A batcher of its own, so that the end of an operation is recorded however many others begin. */
+  private readonly ends = this.batcher();
 
   constructor(@InjectSql('access') private readonly sql: Sql) {}
 
@@ -28,8 +28,8 @@ export class PostgresAudit implements AuditEntries, AuditTrail {
   }
 
   /** Batched: single inserts would wait for each other in Postgres, holding connections that key lookups need. */
-  private lane(): BatchLane<Counted> {
-    return new BatchLane(
+  private batcher(): SerialBatcher<Counted> {
+    return new SerialBatcher(
       {
         ...{ mostAtOnce: 100, mostWaiting: 1_000, longestWaitMs: 2_000 },
         tooMuch: 'More audit entries have to be written',

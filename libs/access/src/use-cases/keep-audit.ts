@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { PeriodicWork } from '#periodic';
+import { PeriodicJob } from '#periodic';
 import type { AuditLog, NewAuditEntry } from '#security';
 
 export abstract class AuditEntries {
@@ -28,7 +28,7 @@ interface Refused {
  * So a few of their refusals in a minute get an entry each, and one more entry says how many others there were.
  */
 @Injectable()
-export class KeepAudit extends PeriodicWork implements AuditLog {
+export class KeepAudit extends PeriodicJob implements AuditLog {
   private readonly refused = new Map<string, Refused>();
 
   constructor(private readonly entries: AuditEntries) {

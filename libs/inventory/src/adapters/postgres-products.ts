@@ -3,7 +3,7 @@ import { InjectRepository } from '@nestjs/typeorm';
 import { MoreThan, type Repository } from 'typeorm';
 import type { Product } from '#contracts';
 import { InjectSql, Sql } from '#database';
-import type { ProductChange, ProductChanges } from '../use-cases/forget-products.js';
+import type { ProductChange, ProductChanges } from '../use-cases/invalidate-products.js';
 import type { ProductList } from '../use-cases/list-products.js';
 import type { ProductCatalogue, ProductDescription, PutProduct } from '../use-cases/put-products.js';
 import type { ProductReader } from '../use-cases/read-product.js';

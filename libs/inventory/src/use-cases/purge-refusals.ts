@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { limits } from '#contracts';
-import { PeriodicWork, throughParts } from '#periodic';
+import { PeriodicJob, throughParts } from '#periodic';
 
 /** Stored decisions that hold nothing. */
 export abstract class RefusedReservations {
@@ -21,7 +21,7 @@ const batchSize = 1_000;
 
 /** Deletes refusals for lack of stock that nobody repeats any more. Holds are kept for ever: they fence off late tries. */
 @Injectable()
-export class PurgeRefusals extends PeriodicWork {
+export class PurgeRefusals extends PeriodicJob {
   private lookedAt: Date | null = null;
 
   constructor(private readonly reservations: RefusedReservations) {

@@ -1,7 +1,7 @@
 import { Injectable, Logger } from '@nestjs/common';
 import type { Product } from '#contracts';
 import { refuseRepeats } from '../domain/refuse-repeats.js';
-import { ForgetProducts } from './forget-products.js';
+import { InvalidateProducts } from './invalidate-products.js';
 
 export type ProductDescription = Pick<Product, 'product_id' | 'name' | 'unit_price_minor' | 'currency'>;
 
@@ -24,7 +24,7 @@ export class PutProducts {
 
   constructor(
     private readonly catalogue: ProductCatalogue,
-    private readonly forgetProducts: ForgetProducts,
+    private readonly invalidateProducts: InvalidateProducts,
   ) {}
 
   async execute(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]> {
@@ -37,7 +37,7 @@ export class PutProducts {
       change_id === null ? [] : [{ change_id, product_id, tenant_id: tenant }],
     );
     // Before the answer, so that callers read their own changes. If it fails, it is repeated in the background.
-    await this.forgetProducts.forget(changes).catch((error: unknown) => {
+    await this.invalidateProducts.forget(changes).catch((error: unknown) => {
       this.logger.debug(`changed products could not be removed from the cache yet (${String(error)})`);
     });
     return put.map(({ change_id: _, ...product }) => product);

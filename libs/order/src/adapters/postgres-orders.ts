@@ -11,14 +11,13 @@ import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import { pageLines, type OrderFilter, type OrderReader } from '../use-cases/read-orders.js';
 import {
   payWithin,
-  type HeldFor,
   type OrderRecord,
   type PlacedOrders,
   type SealedByOrder,
   type StoredAnswer,
   type StoredRefusal,
 } from '../use-cases/reserve-and-record.js';
-import type { VoidOrders } from '../use-cases/sweep-holds.js';
+import type { HeldFor, VoidOrders } from '../use-cases/sweep-holds.js';
 import { OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
 import { toldLines, withinLines } from './within-lines.js';
 

@@ -1,8 +1,8 @@
 import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
-import { Lane } from '#admission';
+import { Bulkhead } from '#admission';
 import { CleaveError, type OrderEventType } from '#contracts';
 import { InjectSql, Sql, type Statement } from '#database';
-import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
+import { fromLog, numbersOf, positionOf, type LeasedPart, type LogNumbers, type Reading } from '#events';
 import type { Condition } from '#health';
 import { NoAnswer, within } from '#periodic';
 import { undoing } from '../domain/order.js';
@@ -51,7 +51,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   private readonly logger = new Logger(PostgresOutbox.name);
   /** Pages of the log that were read ahead, by the request that will ask for them. */
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
-  private readonly reading = new Lane({
+  private readonly reading = new Bulkhead({
     ...{ atOnce: mostReading, mostWaiting, longestWaitMs },
     tooMuch: 'More reads of the log are waiting',
   });
@@ -105,7 +105,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     return { isDegraded, details: { held_back_ms: heldBackMs } };
   }
 
-  read(parts: readonly HeldPart[], limit: number): Promise<Reading<OutboxEvent>> {
+  read(parts: readonly LeasedPart[], limit: number): Promise<Reading<OutboxEvent>> {
     return fromLog(
       async (after, most) => {
         const { xid, id } = numbersOf(after);

@@ -6,7 +6,7 @@ import type { Customer, WrappedKey } from '../domain/personal-data.js';
 import type { CustomerKeys, KeptOrder } from '../use-cases/keep-personal-data.js';
 import { pageLines } from '../use-cases/read-orders.js';
 import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
-import type { CustomerData } from '../use-cases/serve-customers.js';
+import type { CustomerData } from '../use-cases/export-and-erase-personal-data.js';
 import { orderOf, type OrderRow } from './order.entity.js';
 import { orderColumns } from './postgres-orders.js';
 import { toldLines, withinLines } from './within-lines.js';

@@ -1,10 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
+import type { Saga, SagaMove } from '../domain/saga-moves.js';
 import { longestWaitMs } from '../domain/sagas.js';
 import type { MoneyMoves, StartedMove } from '../use-cases/move-money.js';
 import type { SagaStates } from '../use-cases/observe-sagas.js';
 import type { DeadLetter, ParkedSagas } from '../use-cases/resolve-dead-letters.js';
-import { longestLeaseMs, type Saga, type SagaMove, type Sagas } from '../use-cases/run-sagas.js';
+import { longestLeaseMs, type Sagas } from '../use-cases/run-sagas.js';
 
 /** Sagas in Postgres, beside the orders that they change. */
 @Injectable()

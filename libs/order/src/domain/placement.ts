@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import {
   CleaveError,
+  type Decision,
   type PaymentMethod,
   type PersonalData,
   type PlaceOrderRequest,
@@ -123,7 +124,7 @@ export const itemsTotalRange = (command: PlacementCommand): ReservationRequest['
 };
 
 /** The refusal of a sum outside that range, in terms of the request. */
-export const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: number | null): CleaveError => {
+const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: number | null): CleaveError => {
   const total = itemsTotalMinor === null ? null : itemsTotalMinor + adjustmentsMinor(command);
   if (command.expectedTotalMinor !== null)
     return new CleaveError('price-changed', `The total is ${total ?? 'too large'}, not the one expected.`, {
@@ -135,6 +136,34 @@ export const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: numbe
       ? ['adjustments', 'the discounts exceed the rest of the order']
       : ['lines', 'the total is too large to be stored'];
   return new CleaveError('invalid-request', `The order cannot be placed: ${message}.`, { faults: [{ path, message }] });
+};
+
+/** A decision of inventory that holds no stock. */
+export type Refusal = Exclude<Decision, { outcome: 'held' | 'released' }>;
+
+/** The refusal of a command, if no stock is held for it. */
+export const refusalOf = (decision: Refusal, command: PlacementCommand): CleaveError => {
+  switch (decision.outcome) {
+    case 'out-of-stock': {
+      const { shortages } = decision;
+      const told = shortages.map(
+        (it) => `${it.requested} of ${it.product_id} were requested and ${it.available} are available`,
+      );
+      return new CleaveError('out-of-stock', told.join('; '), { products: shortages });
+    }
+    case 'unknown-product': {
+      const { product_ids } = decision;
+      return new CleaveError('unknown-product', `There is no product ${product_ids.join(', ')}.`, { product_ids });
+    }
+    case 'currency-mismatch': {
+      const { currencies } = decision;
+      const told = currencies.join(' and ');
+      const detail = `The products are priced in ${told}. Place an order for each currency.`;
+      return new CleaveError('currency-mismatch', detail, { currencies });
+    }
+    case 'total-outside':
+      return refusalOfTotal(command, decision.items_total_minor);
+  }
 };
 
 /** The order that a command becomes once its stock is held. */

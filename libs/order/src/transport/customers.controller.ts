@@ -4,14 +4,14 @@ import type { z } from 'zod';
 import { customerExport, customerIdParameter, erasure, exportQuery } from '#contracts';
 import { CalledBy, Cursors, Endpoint, pageLimit, valid } from '#rest';
 import type { Caller } from '#security';
-import { ServeCustomers } from '../use-cases/serve-customers.js';
+import { ExportAndErasePersonalData } from '../use-cases/export-and-erase-personal-data.js';
 import { historyCursorOf, orderCursor } from './requests.js';
 
 @ApiTags('customers')
 @Controller('customers')
 export class CustomersController {
   constructor(
-    private readonly customers: ServeCustomers,
+    private readonly customers: ExportAndErasePersonalData,
     private readonly cursors: Cursors,
   ) {}
 

@@ -1,6 +1,6 @@
 import { nestingOf, limits, type OrderInFull, type orderEvent } from '#contracts';
 import { invalidRequest, jsonOf, structOf, timestampOf, type Struct } from '#grpc';
-import { refuseTreacherous } from '#rest';
+import { refuseUnsafeJson } from '#rest';
 import type { PipeTransform } from '@nestjs/common';
 import type { z } from 'zod';
 
@@ -48,7 +48,7 @@ const placeOrderBody = (sent: WirePlaceOrder): object => {
   });
   if (nestingOf(body) > limits.nesting)
     throw invalidRequest([{ path: 'metadata', message: `is nested deeper than ${limits.nesting} levels` }]);
-  refuseTreacherous(body);
+  refuseUnsafeJson(body);
   return body;
 };
 

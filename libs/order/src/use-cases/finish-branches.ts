@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { PeriodicWork } from '#periodic';
+import { PeriodicJob } from '#periodic';
 
 /** How stock and orders are committed: one after the other, or by a two-phase commit. */
 export type CommitProtocol = 'flexible' | 'two-phase';
@@ -37,7 +37,7 @@ const alarmMs = 30_000;
  * step is idempotent and may be done by anyone.
  */
 @Injectable()
-export class FinishBranches extends PeriodicWork {
+export class FinishBranches extends PeriodicJob {
   constructor(
     private readonly decisions: BranchDecisions,
     private readonly stock: StockBranches,

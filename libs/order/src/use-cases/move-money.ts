@@ -4,10 +4,11 @@ import { Injectable } from '@nestjs/common';
 import { CleaveError, paymentMethods, type MoneyMove } from '#contracts';
 import { currentTrace } from '#telemetry';
 import { isCancelledInPart, noSuchOrder, type Order } from '../domain/order.js';
+import type { Saga, SagaData } from '../domain/saga-moves.js';
 import type { SagaStep } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
 import { ChangeableOrders } from './change-order.js';
-import { RunSagas, type Saga, type SagaData } from './run-sagas.js';
+import { RunSagas } from './run-sagas.js';
 
 export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
 

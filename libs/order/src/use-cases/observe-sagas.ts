@@ -1,5 +1,5 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
-import { keptFor } from '#periodic';
+import { cachedFor } from '#periodic';
 import { Metrics } from '#telemetry';
 
 /** The state of the sagas of all tenants. */
@@ -30,7 +30,7 @@ export class ObserveSagas {
       unit: 's',
       description: 'How long the most overdue saga has been due.',
     });
-    const read = keptFor(keepMs, withinMs, () => states.states());
+    const read = cachedFor(keepMs, withinMs, () => states.states());
     meter.addBatchObservableCallback(
       async (result) => {
         const { overdue: seconds, ...counts } = await read();

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
-import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
+import { within } from '#periodic';
+import { Metrics, Traces, annotateWork, currentTrace } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher, type Patience } from './batcher.js';
 import { ObservedBatches } from './observed-batches.js';
@@ -57,7 +58,7 @@ export class PlaceOrder {
     patience: Patience = {},
   ): Promise<PlacementResult> {
     const result = await this.place(tenant, account, request, idempotencyKey, patience);
-    noteOfWork({ tenant, ...('order' in result && { orderId: result.order.order_id }) });
+    annotateWork({ tenant, ...('order' in result && { orderId: result.order.order_id }) });
     return result;
   }
 
@@ -96,7 +97,10 @@ export class PlaceOrder {
     waitingForTurn.orders += 1;
     waitingForTurn.bytes += bytes;
     try {
-      if (!(await settlesBy(giveUpAtMs, before))) throw inProgress();
+      // `before` never rejects.
+      await within(giveUpAtMs - Date.now(), before).catch(() => {
+        throw inProgress();
+      });
     } finally {
       waitingForTurn.orders -= 1;
       waitingForTurn.bytes -= bytes;
@@ -109,10 +113,3 @@ const inProgress = (): CleaveError =>
     'request-in-progress',
     'Another request with this Idempotency-Key is still running. Send the same request again in a moment.',
   );
-
-/** @param work never rejects */
-const settlesBy = async (atMs: number, work: Promise<unknown>): Promise<boolean> => {
-  const { promise: late, resolve } = Promise.withResolvers<boolean>();
-  const timer = setTimeout(resolve, atMs - Date.now(), false);
-  return Promise.race([work.then(() => true), late]).finally(() => clearTimeout(timer));
-};

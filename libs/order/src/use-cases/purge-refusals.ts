@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { limits } from '#contracts';
-import { PeriodicWork } from '#periodic';
+import { PeriodicJob } from '#periodic';
 
 /** Refusals that are stored under idempotency keys. */
 export abstract class KeptRefusals {
@@ -16,7 +16,7 @@ const batchSize = 1_000;
  * changes are kept for ever.
  */
 @Injectable()
-export class PurgeRefusals extends PeriodicWork {
+export class PurgeRefusals extends PeriodicJob {
   constructor(private readonly refusals: KeptRefusals) {
     super(everyMs, 'old refusals could not be purged, trying again in an hour');
   }

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { Lane } from '#admission';
+import { Bulkhead } from '#admission';
 import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import { pageLines, toldLinesOf } from './read-orders.js';
@@ -55,7 +55,7 @@ const longestWaitMs = 5_000;
 export class ReadEvents {
   /** The number of followers by tenant. */
   private readonly followers = new Map<string, number>();
-  private readonly reading = new Lane({
+  private readonly reading = new Bulkhead({
     ...{ atOnce: mostReading, mostWaiting: maxFollowers, longestWaitMs },
     tooMuch: 'More clients read the events here',
   });

@@ -1,10 +1,10 @@
 import { Injectable } from '@nestjs/common';
 import type { StockEffect } from '#contracts';
-import { Checkpoints, EventConsumer, EventSource, type Checkpoint, type Logged } from '#events';
+import { Checkpoints, EventConsumer, EventSource, type Checkpoint, type LogEntry } from '#events';
 import { stockEffectOf, type HistoryEntry } from '../domain/order.js';
 
 /** An event of an order, as the relay needs it. */
-export interface OutboxEvent extends Logged, Pick<HistoryEntry, 'type' | 'status' | 'data' | 'version'> {
+export interface OutboxEvent extends LogEntry, Pick<HistoryEntry, 'type' | 'status' | 'data' | 'version'> {
   tenant: string;
   reservationId: string;
 }

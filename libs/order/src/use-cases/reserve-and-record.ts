@@ -1,29 +1,25 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { Lane, byHalves } from '#admission';
-import {
-  CleaveError,
-  type Decision,
-  type ErrorCode,
-  type OverdueHold,
-  type ReplyOf,
-  type inventoryContract,
-} from '#contracts';
+import { Bulkhead, bisect } from '#admission';
+import { CleaveError, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
 import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
 import {
   asPlaced,
   itemsTotalRange,
   placedOrder,
-  refusalOfTotal,
+  refusalOf,
   reservationIdOf,
   type PlacementCommand,
+  type Refusal,
 } from '../domain/placement.js';
 import { uuidOfTime } from '../domain/uuid.js';
 import type { SealedPersonalData } from '../domain/personal-data.js';
+import type { SagaData } from '../domain/saga-moves.js';
 import { purchaseOf, type SagaStep } from '../domain/sagas.js';
 import { FinishBranches, commitProtocol, type CommitProtocol } from './finish-branches.js';
 import { KeepPersonalData, type FoundKeys } from './keep-personal-data.js';
 import { RelayOutbox } from './relay-outbox.js';
-import { RunSagas, type SagaData } from './run-sagas.js';
+import { RunSagas } from './run-sagas.js';
+import { VoidOrders } from './sweep-holds.js';
 
 /** An admitted request for an order. */
 export interface Placement {
@@ -69,7 +65,7 @@ export const payWithin = Symbol('pay within');
 type Keyed = Placement & { idempotencyKey: string };
 
 /** Stores placed orders, and refusals under their idempotency keys. What it returns is durable, so callers may be told. */
-export abstract class PlacedOrders {
+export abstract class PlacedOrders extends VoidOrders {
   /** The stored answer of each key, in the given order; `undefined` for a key that was never used. */
   abstract answersOf(
     tenant: string,
@@ -89,19 +85,11 @@ export abstract class PlacedOrders {
   ): Promise<ReadonlySet<string>>;
   /** The orders with these ids, by id; `void` for an id that no order will ever have. */
   abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
-  /**
-   * Declares void the ids that have no order, after waiting for any transaction that is recording one.
-   * @returns the given ids that no order will ever have; the others have an order
-   */
-  abstract declareVoid(tenant: string, holds: readonly HeldFor[]): Promise<ReadonlySet<string>>;
   abstract keepRefusals(
     tenant: string,
     refusals: readonly (Pick<Keyed, 'account' | 'idempotencyKey' | 'fingerprint'> & { refusal: StoredRefusal })[],
   ): Promise<void>;
 }
-
-/** A hold for an order, whether or not the order is recorded. */
-export type HeldFor = Pick<OverdueHold, 'order_id' | 'reservation_id'>;
 
 /** Holds stock in inventory. */
 export abstract class StockHolder {
@@ -161,7 +149,7 @@ class Results extends Map<Placement, PlacementResult | Error> {
  */
 @Injectable()
 export class ReserveAndRecord {
-  private readonly preparing = new Lane({
+  private readonly preparing = new Bulkhead({
     // The queue needs no limit of its own, because batches are limited.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
     tooMuch: 'More tenants are placing orders',
@@ -202,9 +190,9 @@ export class ReserveAndRecord {
         if (!results.has(placement)) results.set(placement, error as Error);
       },
     }));
-    const place = () => byHalves(waiting, (some) => this.place(tenant, some, results));
+    const place = () => bisect(waiting, (some) => this.place(tenant, some, results));
     try {
-      // The halves share one turn of the lane; tenants that the lane refuses have had no effect.
+      // The halves share one turn of the bulkhead; tenants that it refuses have had no effect.
       await (this.protocol === 'two-phase' ? this.preparing.inTurn(place) : place());
     } catch (error) {
       for (const { reject } of waiting) reject(error);
@@ -525,29 +513,3 @@ const keyReused = (): CleaveError =>
     'idempotency-key-reused',
     'The key was used for another order. Send the same order again, or choose a new key.',
   );
-
-type Refusal = Exclude<Decision, { outcome: 'held' | 'released' }>;
-
-const refusalOf = (decision: Refusal, command: PlacementCommand): CleaveError => {
-  switch (decision.outcome) {
-    case 'out-of-stock': {
-      const { shortages } = decision;
-      const told = shortages.map(
-        (it) => `${it.requested} of ${it.product_id} were requested and ${it.available} are available`,
-      );
-      return new CleaveError('out-of-stock', told.join('; '), { products: shortages });
-    }
-    case 'unknown-product': {
-      const { product_ids } = decision;
-      return new CleaveError('unknown-product', `There is no product ${product_ids.join(', ')}.`, { product_ids });
-    }
-    case 'currency-mismatch': {
-      const { currencies } = decision;
-      const told = currencies.join(' and ');
-      const detail = `The products are priced in ${told}. Place an order for each currency.`;
-      return new CleaveError('currency-mismatch', detail, { currencies });
-    }
-    case 'total-outside':
-      return refusalOfTotal(command, decision.items_total_minor);
-  }
-};

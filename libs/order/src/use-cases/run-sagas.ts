@@ -1,69 +1,21 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
-import { Lane } from '#admission';
-import {
-  CleaveError,
-  type OrderStatus,
-  type PaymentMethod,
-  type PaymentOutcome,
-  type PaymentRequest,
-} from '#contracts';
-import { WokenWork } from '#periodic';
+import { Bulkhead, roundsOf } from '#admission';
+import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
+import { BackgroundWorker } from '#periodic';
 import { Traces, withWork } from '#telemetry';
-import type { HistoryEntry } from '../domain/order.js';
 import {
-  SagaDefinitions,
-  operationIdOf,
-  statusChangeBy,
-  waitMs,
-  type Follow,
-  type SagaName,
-  type SagaStep,
-  type Step,
-  type StepName,
-} from '../domain/sagas.js';
+  isDecided,
+  moveOf,
+  parked,
+  requestOf,
+  toldFirst,
+  waiting,
+  type Captured,
+  type Saga,
+  type SagaMove,
+} from '../domain/saga-moves.js';
+import { SagaDefinitions, type SagaName, type SagaStep } from '../domain/sagas.js';
 import { RelayOutbox } from './relay-outbox.js';
-
-/** The data of a saga besides its step. */
-export interface SagaData {
-  method?: PaymentMethod;
-  token?: string | null;
-  /** Null to capture everything that can be captured. */
-  amount_minor: number | null;
-  currency?: string;
-  reason?: string;
-  fingerprint?: string;
-  /** Of a purchase: the last conditional capture or refund (`If-Match`) of its money. */
-  moving?: string;
-  /** The trace context of the request that it goes back to. */
-  traceparent?: string;
-}
-
-/** A saga that this process leads until its lease expires: whoever claims it then raises the epoch, which fences us off. */
-export interface Saga extends SagaStep {
-  tenant: string;
-  sagaId: string;
-  orderId: string;
-  data: SagaData;
-  /** How often the step was tried. */
-  attempts: number;
-  /** How often a person had it retried after it was parked. */
-  round: number;
-  epoch: number;
-  isLate: boolean;
-}
-
-/** The next state of a saga, and of its order with it. */
-export interface SagaMove {
-  saga: Saga;
-  entry?: { type: HistoryEntry['type']; data: HistoryEntry['data']; from?: OrderStatus; to?: OrderStatus } | undefined;
-  /** If the saga ends or is parked, the step that it had reached. */
-  step: StepName;
-  state: 'running' | 'ended' | 'parked';
-  attempts: number;
-  waitMs: number;
-  /** The amount that was moved, or why nothing was moved. */
-  result: { amount_minor?: number; refused_for?: string; waits_for?: string };
-}
 
 export abstract class Sagas {
   /**
@@ -104,8 +56,8 @@ const mostMoving = 4;
 
 /** Leads the sagas of payments, many at once: asks payment for the next step and stores the outcome in saga and order. */
 @Injectable()
-export class RunSagas extends WokenWork {
-  private readonly moving: Lane;
+export class RunSagas extends BackgroundWorker {
+  private readonly moving: Bulkhead;
 
   constructor(
     private readonly sagas: Sagas,
@@ -120,7 +72,7 @@ export class RunSagas extends WokenWork {
       failing: 'payments cannot be processed, trying again until it works',
       working: 'payments are being processed again',
     });
-    this.moving = new Lane({
+    this.moving = new Bulkhead({
       ...{ atOnce: mostMoving, mostWaiting: Number.POSITIVE_INFINITY },
       // Another process may have claimed the sagas by then.
       longestWaitMs: leaseMs,
@@ -155,8 +107,9 @@ export class RunSagas extends WokenWork {
       const outcomes = await this.ask(tenant, sagas);
       const captures = await this.untoldCaptures(tenant, sagas, outcomes);
       const moves = sagas.map((saga, index) => {
-        const capture = captures.get(saga);
-        return capture ? toldFirst(saga, capture) : moveOf(saga, this.definitions.step(saga), outcomes[index]!);
+        const [capture, random] = [captures.get(saga), Math.random()];
+        if (capture) return toldFirst(saga, capture, random);
+        return moveOf(saga, this.definitions.step(saga), outcomes[index]!, random);
       });
       const moved = await this.keep(tenant, moves);
       sagas = moves
@@ -174,7 +127,7 @@ export class RunSagas extends WokenWork {
       );
     await this.keep(
       tenant,
-      unknown.map((it) => waiting(it, `a version of Cleave that knows ${it.definition} ${it.version}`)),
+      unknown.map((it) => waiting(it, `a version of Cleave that knows ${it.definition} ${it.version}`, Math.random())),
     );
   }
 
@@ -247,7 +200,8 @@ export class RunSagas extends WokenWork {
 
   private async keep(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>> {
     const moved = new Set<string>();
-    for (const round of roundsOf(moves)) {
+    // At most one move per order at a time.
+    for (const round of roundsOf(moves, (it) => it.saga.orderId)) {
       let left = round;
       // If the order changed at the same moment, the move is retried at once.
       for (let tries = 0; left.length > 0 && tries < triesAtOnce; tries += 1) {
@@ -279,94 +233,3 @@ export class RunSagas extends WokenWork {
     return this.moving.inTurn(() => this.sagas.move(...given));
   }
 }
-
-/** Splits moves into rounds with at most one move per order. */
-const roundsOf = (moves: readonly SagaMove[]): SagaMove[][] => {
-  const rounds: SagaMove[][] = [];
-  const roundOf = new Map<string, number>();
-  for (const move of moves) {
-    const round = roundOf.get(move.saga.orderId) ?? 0;
-    roundOf.set(move.saga.orderId, round + 1);
-    (rounds[round] ??= []).push(move);
-  }
-  return rounds;
-};
-
-const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest => {
-  const named = { operation_id: operationIdOf(sagaId, step, round), order_id: orderId };
-  switch (step) {
-    case 'authorise': {
-      const { method, token = null, amount_minor, currency } = data;
-      return { ...named, kind: 'authorise', method: method!, token, amount_minor: amount_minor!, currency: currency! };
-    }
-    case 'capture':
-      // A purchase captures everything that was authorised.
-      return { ...named, kind: 'capture', amount_minor: data.method === undefined ? data.amount_minor : null };
-    case 'refund':
-      return { ...named, kind: 'refund', amount_minor: data.amount_minor! };
-    case 'reverse':
-      return { ...named, kind: 'reverse' };
-  }
-};
-
-/** The outcome of a capture that was not refused, as far as it is known. */
-type Captured = Exclude<PaymentOutcome, { outcome: 'refused' }>;
-
-const isDecided = (outcome: PaymentOutcome | 'late'): boolean => outcome !== 'late' && outcome.outcome !== 'open';
-
-/** Tells the capture first. The saga stays at its step, which is asked for again and told next. */
-const toldFirst = (saga: Saga, capture: Captured): SagaMove =>
-  moveOf(saga, { succeeded: { entry: 'payment-captured', next: saga.step }, refused: { next: saga.step } }, capture);
-
-const moveOf = (saga: Saga, { succeeded, refused, late }: Step, outcome: PaymentOutcome | 'late'): SagaMove => {
-  const { data } = saga;
-  if (outcome === 'late')
-    return followed(saga, late!, { reason: 'it was not paid in time' }, { refused_for: 'expired' });
-  switch (outcome.outcome) {
-    case 'succeeded': {
-      const { amount_minor } = outcome;
-      const told = { amount_minor, ...(data.reason !== undefined && { reason: data.reason }) };
-      return followed(saga, succeeded, told, { amount_minor });
-    }
-    case 'refused':
-      return followed(saga, refused, { reason: outcome.reason }, { refused_for: outcome.reason });
-    case 'open':
-      return waiting(saga, outcome.reason);
-  }
-};
-
-const followed = (
-  saga: Saga,
-  { entry, next }: Follow,
-  data: HistoryEntry['data'],
-  result: SagaMove['result'],
-): SagaMove => {
-  const ends = next === 'end' || next === 'park';
-  return {
-    saga,
-    entry: entry && { type: entry, data, ...statusChangeBy[entry] },
-    step: ends ? saga.step : next,
-    state: next === 'end' ? 'ended' : next === 'park' ? 'parked' : 'running',
-    attempts: 0,
-    waitMs: 0,
-    result,
-  };
-};
-
-const waiting = (saga: Saga, reason: string): SagaMove => ({
-  saga,
-  step: saga.step,
-  state: 'running',
-  attempts: saga.attempts + 1,
-  waitMs: waitMs(saga.attempts, Math.random()),
-  result: { waits_for: reason },
-});
-
-const parked = (saga: Saga, result: SagaMove['result']): SagaMove => ({
-  saga,
-  step: saga.step,
-  state: 'parked',
-  attempts: saga.attempts,
-  waitMs: 0,
-  result,
-});

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import type { OverdueHold, StockEffect } from '#contracts';
-import { PeriodicWork, throughParts } from '#periodic';
+import { PeriodicJob, throughParts } from '#periodic';
 import { StockSettler } from './relay-outbox.js';
 
 /** Holds for which inventory was not told in time what became of their orders. */
@@ -16,13 +16,17 @@ export abstract class OverdueStock {
   ): Promise<{ holds: readonly OverdueHold[]; looked_at: Date; parts?: number | undefined }>;
 }
 
+/** A hold for an order, whether or not the order is recorded. */
+export type HeldFor = Pick<OverdueHold, 'order_id' | 'reservation_id'>;
+
 /** Decides for good whether an order exists. */
 export abstract class VoidOrders {
   /**
-   * Declares void the ids that have no order: a tombstone takes the place of the order, so that a late Record fails on it.
+   * Declares void the ids that have no order, after waiting for any transaction that is recording one: a tombstone takes the
+   * place of the order, so that a late Record fails on it.
    * @returns the given ids that no order will ever have; the others have an order
    */
-  abstract declareVoid(tenant: string, holds: readonly OverdueHold[]): Promise<ReadonlySet<string>>;
+  abstract declareVoid(tenant: string, holds: readonly HeldFor[]): Promise<ReadonlySet<string>>;
 }
 
 /** How often a sweep looks for overdue holds, in milliseconds. */
@@ -38,7 +42,7 @@ const batchSize = 500;
  * Any number of instances may sweep at once: every step is idempotent and may be done by anyone.
  */
 @Injectable()
-export class SweepHolds extends PeriodicWork {
+export class SweepHolds extends PeriodicJob {
   /** The first sweep looks at everything, part by part; later ones at what has become overdue since. */
   private lookedAt: Date | null = null;
 

@@ -1,6 +1,6 @@
 import { Injectable, Logger } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
-import { HearFromProvider } from '../use-cases/hear-from-provider.js';
+import { HandleProviderNotice } from '../use-cases/handle-provider-notice.js';
 import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
 
 /**
@@ -20,7 +20,7 @@ export class SimulatedProvider implements PaymentProvider {
 
   constructor(
     @InjectSql('payment') private readonly sql: Sql,
-    private readonly hearFromProvider: HearFromProvider,
+    private readonly handleProviderNotice: HandleProviderNotice,
   ) {}
 
   async perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]> {
@@ -64,7 +64,7 @@ export class SimulatedProvider implements PaymentProvider {
     const outcomeOf = (operation: { operationId: string }) =>
       operation.operationId === operationId ? outcome : unknown;
     try {
-      await this.hearFromProvider.settle({ method: 'simulated', tenant, orderId, outcomeOf });
+      await this.handleProviderNotice.settle({ method: 'simulated', tenant, orderId, outcomeOf });
     } catch (error) {
       // As with any provider, a report that failed shows when the operation is asked for again.
       this.logger.warn(`the outcome of ${operationId} could not be reported (${String(error)})`);

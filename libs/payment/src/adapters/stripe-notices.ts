@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 import type { Stripe } from 'stripe';
 import { CleaveError } from '#contracts';
-import type { ProviderNotice, ProviderNotices } from '../use-cases/hear-from-provider.js';
+import type { ProviderNotice, ProviderNotices } from '../use-cases/handle-provider-notice.js';
 import type { StripeIntents } from './stripe-intents.js';
 import { isRefundOf, open, outcomeByIntent, outcomeByRefund, placeOf } from './stripe-outcomes.js';
 

@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
+import { mapConcurrently } from '#admission';
 import type { CustomerAction } from '#contracts';
 import type { Stripe } from 'stripe';
 import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
@@ -79,7 +80,7 @@ export class StripeProvider implements PaymentProvider {
     const { promise: over, resolve: end } = Promise.withResolvers<ProviderOutcome>();
     const timer = setTimeout(() => end(open('Stripe has not answered yet')), answerWithinMs);
     const found = new Map<string, string>();
-    const outcomes = await mapSome(asked, callsAtATime, async (request) => {
+    const outcomes = await mapConcurrently(asked, callsAtATime, async (request) => {
       if (performance.now() > begunBefore) return open('other requests to Stripe took too long');
       const call = new StripeCall(stripe, request);
       const outcome = await Promise.race([call.outcome().catch((error) => this.complain(error)), over]);
@@ -103,18 +104,3 @@ export class StripeProvider implements PaymentProvider {
 /** The key was removed from the configuration: operations that Stripe knows of wait until it is back. */
 const withoutKey = ({ kind, intentId }: Asked): ProviderOutcome =>
   kind === 'authorise' && intentId === null ? refused('method-not-offered') : open('method-not-offered');
-
-/** Runs at most `atATime` at once, and keeps the order of the results. */
-const mapSome = async <Item, Result>(
-  items: readonly Item[],
-  atATime: number,
-  work: (item: Item) => Promise<Result>,
-): Promise<Result[]> => {
-  const results: Result[] = [];
-  const waiting = items.entries();
-  const worker = async (): Promise<void> => {
-    for (const [index, item] of waiting) results[index] = await work(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(atATime, items.length) }, worker));
-  return results;
-};

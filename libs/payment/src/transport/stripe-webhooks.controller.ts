@@ -2,7 +2,7 @@ import { Body, Controller, Headers, Post } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { Endpoint } from '#rest';
-import { HearFromProvider } from '../use-cases/hear-from-provider.js';
+import { HandleProviderNotice } from '../use-cases/handle-provider-notice.js';
 
 const receipt = z.object({ received: z.literal(true) }).meta({ id: 'WebhookReceipt' });
 
@@ -10,7 +10,7 @@ const receipt = z.object({ received: z.literal(true) }).meta({ id: 'WebhookRecei
 @ApiTags('payments')
 @Controller('payments/webhooks')
 export class StripeWebhooks {
-  constructor(private readonly hearFromProvider: HearFromProvider) {}
+  constructor(private readonly handleProviderNotice: HandleProviderNotice) {}
 
   @Post('stripe')
   @Endpoint({
@@ -32,7 +32,7 @@ export class StripeWebhooks {
     @Body() body: Buffer | undefined,
     @Headers('stripe-signature') signature?: string,
   ): Promise<z.output<typeof receipt>> {
-    await this.hearFromProvider.execute(body ?? Buffer.alloc(0), signature);
+    await this.handleProviderNotice.execute(body ?? Buffer.alloc(0), signature);
     return { received: true };
   }
 }

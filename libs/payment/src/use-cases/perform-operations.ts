@@ -1,4 +1,5 @@
 import { Injectable, Logger } from '@nestjs/common';
+import { roundsOf } from '#admission';
 import type { CustomerAction, PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
 import { within } from '#periodic';
 
@@ -82,7 +83,7 @@ export class PerformOperations {
   async execute(tenant: string, requests: readonly PaymentRequest[]): Promise<PaymentOutcome[]> {
     const outcomes = new Map<PaymentRequest, PaymentOutcome>();
     // The requests of one order are carried out one after another.
-    for (const round of roundsOf(requests)) {
+    for (const round of roundsOf(requests, (it) => it.order_id)) {
       const waiting = await this.perform(tenant, round, outcomes);
       if (waiting.length === 0) continue;
       // A reversal may have to wait for an operation of a process that has died since, which nobody asks for again.
@@ -163,18 +164,6 @@ export class PerformOperations {
     }
   }
 }
-
-/** Splits requests into rounds with at most one per order, so that those of an order stay in sequence. */
-const roundsOf = (requests: readonly PaymentRequest[]): PaymentRequest[][] => {
-  const rounds: PaymentRequest[][] = [];
-  const roundOf = new Map<string, number>();
-  for (const request of requests) {
-    const round = roundOf.get(request.order_id) ?? 0;
-    roundOf.set(request.order_id, round + 1);
-    (rounds[round] ??= []).push(request);
-  }
-  return rounds;
-};
 
 const openOf = ({ operation_id, order_id }: PaymentRequest, operation: BegunOperation): Open => ({
   operationId: operation_id,

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import type { OrderLogEvent } from '#contracts';
 import { Checkpoints, EventConsumer, type Checkpoint, type EventSource } from '#events';
-import { WokenWork } from '#periodic';
+import { BackgroundWorker } from '#periodic';
 import { Metrics, Traces } from '#telemetry';
 import { deltasOf, type Delta } from '../domain/sales.js';
 
@@ -79,7 +79,7 @@ const forgottenAtOnce = 5_000;
 
 /** Makes every view follow the orders, and serves a rebuilt one as soon as it has caught up. */
 @Injectable()
-export class FollowOrders extends WokenWork {
+export class FollowOrders extends BackgroundWorker {
   private readonly counting = new Map<number, CountSales>();
   /** The view that is being built. */
   private built: number | undefined;

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import type { Histogram } from '@opentelemetry/api';
 import { CleaveError } from '#contracts';
-import { WokenWork } from '#periodic';
+import { BackgroundWorker } from '#periodic';
 import { Metrics, Traces, withWork } from '#telemetry';
 import { isStruggling, jittered, verdictOn, type Answer, type Verdict } from '../domain/retries.js';
 import { signedHeaders } from '../domain/signature.js';
@@ -93,7 +93,7 @@ export const deliveryLimits = Symbol('delivery limits');
 
 /** Sends the deliveries that are due, at least once. Each is sent on its own, so a slow endpoint does not delay others. */
 @Injectable()
-export class DeliverMessages extends WokenWork {
+export class DeliverMessages extends BackgroundWorker {
   private readonly slots: Slots;
   private readonly underWay = new Set<Promise<void>>();
   private readonly duration: Histogram | undefined;

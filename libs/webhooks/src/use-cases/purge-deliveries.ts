@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { limits } from '#contracts';
-import { PeriodicWork } from '#periodic';
+import { PeriodicJob } from '#periodic';
 
 export abstract class KeptDeliveries {
   /** @returns how many deliveries older than `ageMs` were deleted with their attempts, at most `limit` */
@@ -20,7 +20,7 @@ const batchSize = 500;
 
 /** Deletes old deliveries and messages, whether they were sent or not. */
 @Injectable()
-export class PurgeDeliveries extends PeriodicWork {
+export class PurgeDeliveries extends PeriodicJob {
   constructor(private readonly kept: KeptDeliveries) {
     super(everyMs, 'old webhook deliveries could not be purged, trying again in ten minutes');
   }

@@ -2,7 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { BulkheadRejectedError, bulkhead } from 'cockatiel';
 import { CleaveError } from '#contracts';
 
-export interface LaneOptions {
+export interface BulkheadOptions {
   atOnce: number;
   /** How many calls may wait; further ones are refused. */
   mostWaiting: number;
@@ -12,11 +12,11 @@ export interface LaneOptions {
   tooMuch: string;
 }
 
-/** Limits concurrency: few calls run at a time and others wait in their turn, which leaves resources for other work. */
-export class Lane {
+/** A bulkhead: few calls run at a time and others wait in their turn, which leaves resources for other work. */
+export class Bulkhead {
   private readonly room;
 
-  constructor(private readonly options: LaneOptions) {
+  constructor(private readonly options: BulkheadOptions) {
     this.room = bulkhead(options.atOnce, options.mostWaiting);
   }
 
@@ -44,8 +44,8 @@ export class Lane {
   }
 }
 
-/** The error for a call that a lane refuses. */
-export const tooMuch = (options: Pick<LaneOptions, 'tooMuch'>): CleaveError => {
+/** The error for a call that a bulkhead refuses. */
+export const tooMuch = (options: Pick<BulkheadOptions, 'tooMuch'>): CleaveError => {
   const detail = `${options.tooMuch} than can be handled in time. This request has had no effect; repeat it later.`;
   return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
 };

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { byHalves } from './by-halves.js';
-import { tooMuch, type LaneOptions } from './lane.js';
+import { bisect } from './bisect.js';
+import { tooMuch, type BulkheadOptions } from './bulkhead.js';
 
 interface Waiting<Item> {
   item: Item;
@@ -12,7 +12,7 @@ interface Waiting<Item> {
 }
 
 /** Does everything that arrived during one batch as the next batch, so that callers never queue one behind the other. */
-export class BatchLane<Item> {
+export class SerialBatcher<Item> {
   private waiting: Waiting<Item>[] = [];
   private isBusy = false;
 
@@ -22,7 +22,7 @@ export class BatchLane<Item> {
    *   is retried in halves, so that an item that cannot be done fails alone.
    */
   constructor(
-    private readonly options: Omit<LaneOptions, 'atOnce'> & { mostAtOnce: number },
+    private readonly options: Omit<BulkheadOptions, 'atOnce'> & { mostAtOnce: number },
     private readonly work: (items: Item[]) => Promise<void>,
   ) {}
 
@@ -52,7 +52,7 @@ export class BatchLane<Item> {
   }
 
   private settle(batch: Waiting<Item>[]): Promise<void> {
-    return byHalves(batch, async (some) => {
+    return bisect(batch, async (some) => {
       await this.work(some.map((it) => it.item));
       for (const { resolve } of some) resolve();
     });

@@ -1,12 +1,12 @@
 import { CleaveError } from '#contracts';
 
 /**
- * Does a whole batch at once. If it fails, it is retried in halves, so that an item that cannot be done fails alone; in an
- * outage (status 503) the whole batch fails.
+ * Does a whole batch at once. If it fails, it is bisected (retried in halves), so that an item that cannot be done fails
+ * alone; in an outage (status 503) the whole batch fails.
  *
  * @param work settles all items it is given, or throws; it may be given settled ones again
  */
-export const byHalves = async <Waiting extends { reject: (error: unknown) => void }>(
+export const bisect = async <Waiting extends { reject: (error: unknown) => void }>(
   batch: Waiting[],
   work: (some: Waiting[]) => Promise<void>,
 ): Promise<void> => {
@@ -19,7 +19,7 @@ export const byHalves = async <Waiting extends { reject: (error: unknown) => voi
       return;
     }
     const middle = Math.ceil(batch.length / 2);
-    await byHalves(batch.slice(0, middle), work);
-    await byHalves(batch.slice(middle), work);
+    await bisect(batch.slice(0, middle), work);
+    await bisect(batch.slice(middle), work);
   }
 };

@@ -5,7 +5,7 @@
  * @param keepMs how long a result is kept
  * @param withinMs how long a reading may take before another one is started
  */
-export const keptFor = <Value>(
+export const cachedFor = <Value>(
   keepMs: number,
   withinMs: number,
   read: () => Promise<Value> | Value,

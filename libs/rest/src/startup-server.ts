@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
-import { Browsers, type BrowserOptions } from './browsers.js';
+import { BrowserHeaders, type BrowserOptions } from './browser-headers.js';
 import { fullHeader } from './connections.js';
 import { problemOf, problemType } from './problems.js';
 
@@ -15,7 +15,8 @@ export const cannotListen = ({ HOST, PORT }: { HOST: string; PORT: number }, cau
   return new Error(`Cannot serve REST at ${HOST}:${PORT} (${(cause as Error).message}). ${advice}`, { cause });
 };
 
-interface Awaited {
+/** What the start waits for. */
+interface Dependency {
   name: string;
   why?: string | undefined;
 }
@@ -24,10 +25,10 @@ interface Awaited {
  * Answers in place of an app whose start takes long because its database is not there yet or is being migrated. It reports
  * the process as live but not ready, and why, so that an orchestrator neither restarts it nor routes requests to it.
  */
-export class WaitingRoom {
+export class StartupServer {
   private readonly server = createServer((request, reply) => this.answer(request, reply));
   private readonly ended = new AbortController();
-  private readonly browsers: Browsers;
+  private readonly browsers: BrowserHeaders;
   private opening: Promise<void> = Promise.resolve();
 
   /**
@@ -36,10 +37,10 @@ export class WaitingRoom {
    */
   constructor(
     private readonly at: { HOST: string; PORT: number } & BrowserOptions,
-    private readonly awaited: () => Awaited[],
+    private readonly awaited: () => Dependency[],
     private readonly opensAfterMs = usuallyOpensAfterMs,
   ) {
-    this.browsers = new Browsers(at);
+    this.browsers = new BrowserHeaders(at);
   }
 
   /**
@@ -100,7 +101,7 @@ export class WaitingRoom {
 
 const json = 'application/json; charset=utf-8';
 
-const downAs = ({ name, why = 'cannot be used yet; the log says why' }: Awaited): [string, object] => [
+const downAs = ({ name, why = 'cannot be used yet; the log says why' }: Dependency): [string, object] => [
   name,
   { status: 'down', message: why },
 ];

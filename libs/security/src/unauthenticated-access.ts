@@ -3,7 +3,7 @@ import { withoutBrackets } from '#config';
 import { CleaveError } from '#contracts';
 import { isLoopback } from './environment.js';
 
-export interface OpenDoor {
+export interface UnauthenticatedAccess {
   /** The host that the process listens on. */
   host: string | undefined;
   /** Origins whose pages are allowed nevertheless. */
@@ -17,19 +17,22 @@ export interface OpenDoor {
  * not. Browsers mark the requests of such pages in `Sec-Fetch-Site`. A page whose name was made to resolve to this
  * machine after it was loaded (DNS rebinding) does not look foreign to the browser; it is recognised by its `Host`.
  */
-export const refusalOfPage = (headers: IncomingHttpHeaders, door: OpenDoor): CleaveError | undefined => {
-  const ofHost = refusalOfHost(headers, door);
+export const refusalOfPage = (headers: IncomingHttpHeaders, access: UnauthenticatedAccess): CleaveError | undefined => {
+  const ofHost = refusalOfHost(headers, access);
   if (ofHost) return ofHost;
   const { origin, 'sec-fetch-site': site } = headers;
   if (site !== 'cross-site' && site !== 'same-site') return undefined;
-  return origin !== undefined && door.origins.has(origin) ? undefined : ofOtherSite();
+  return origin !== undefined && access.origins.has(origin) ? undefined : ofOtherSite();
 };
 
 /** The check of `Host` alone, for what is open to everyone, such as metrics: a page must not read it by DNS rebinding. */
-export const refusalOfHost = ({ host: asked }: IncomingHttpHeaders, door: OpenDoor): CleaveError | undefined => {
-  if (asked === undefined || asked === door.lastAsked) return undefined;
-  if (!isOurs(nameIn(asked), door.host)) return ofOtherHost(asked);
-  door.lastAsked = asked;
+export const refusalOfHost = (
+  { host: asked }: IncomingHttpHeaders,
+  access: UnauthenticatedAccess,
+): CleaveError | undefined => {
+  if (asked === undefined || asked === access.lastAsked) return undefined;
+  if (!isOurs(nameIn(asked), access.host)) return ofOtherHost(asked);
+  access.lastAsked = asked;
   return undefined;
 };
 

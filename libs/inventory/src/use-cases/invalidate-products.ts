@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { WokenWork } from '#periodic';
+import { BackgroundWorker } from '#periodic';
 import { ProductCache } from './read-product.js';
 
 /** A changed product, noted in the transaction of the change. */
@@ -23,7 +23,7 @@ const batchSize = 1_000;
  * is killed in between. Every instance does so, because deleting more than once does no harm.
  */
 @Injectable()
-export class ForgetProducts extends WokenWork {
+export class InvalidateProducts extends BackgroundWorker {
   constructor(
     private readonly changes: ProductChanges,
     private readonly cache: ProductCache,

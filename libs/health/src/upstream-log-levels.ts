@@ -17,7 +17,7 @@ export interface Told {
 export type LevelFound = { address: string } & ({ level: LogLevel } | { why: string });
 
 /** The log levels of the services that a process forwards requests to. */
-export abstract class LogsBehind {
+export abstract class UpstreamLogLevels {
   /** The names of the services. */
   abstract readonly services: readonly string[];
   /**

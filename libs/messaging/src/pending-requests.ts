@@ -3,7 +3,7 @@
  * collected yet keeps the newer ones alive. The Map therefore holds small entries that are emptied when a request is over:
  * otherwise the garbage of each call, its content included, would stay until a full garbage collection.
  */
-export class Awaited<Waiting> {
+export class PendingRequests<Waiting> {
   private readonly entries = new Map<string, { waiting: Waiting | undefined }>();
 
   get size(): number {

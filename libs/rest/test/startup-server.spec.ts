@@ -2,14 +2,14 @@ import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
-import { WaitingRoom } from '#rest';
+import { StartupServer } from '#rest';
 import { eventually, freePort } from '#testing';
 
 const forEver = new Promise<never>(() => {});
 
 it('the waiting room answers health checks for an app that starts slowly, until it is closed', async () => {
   const at = { HOST: '127.0.0.1', PORT: await freePort() };
-  const room = new WaitingRoom(
+  const room = new StartupServer(
     at,
     () => [{ name: 'order-database', why: 'It starts. Wait for it.' }, { name: 'other' }],
     10,
@@ -30,7 +30,7 @@ it('the waiting room answers health checks for an app that starts slowly, until 
 it('the waiting room answers with CORS headers to the allowed origins', async () => {
   const origin = 'https://shop.example';
   const at = { HOST: '127.0.0.1', PORT: await freePort(), corsOrigins: [origin] };
-  const room = new WaitingRoom(at, () => [], 0);
+  const room = new StartupServer(at, () => [], 0);
   void room.during(forEver);
   const ask = (method: string, headers: Record<string, string>) =>
     eventually(() => fetch(`http://127.0.0.1:${at.PORT}/orders`, { method, headers }));
@@ -55,7 +55,7 @@ it('the waiting room does not listen after it was closed, at whatever moment tha
     [10, 11],
     [0, 0],
   ] as const) {
-    const room = new WaitingRoom(at, () => [], opensAfterMs);
+    const room = new StartupServer(at, () => [], opensAfterMs);
     void room.during(forEver);
     // This may be while the name is being resolved in order to listen.
     await sleep(closedAfterMs);
@@ -74,7 +74,7 @@ it('the waiting room rejects if it cannot listen', async () => {
   const other = createServer().listen(0, '127.0.0.1');
   await once(other, 'listening');
   const at = { HOST: '127.0.0.1', PORT: (other.address() as { port: number }).port };
-  await expect(new WaitingRoom(at, () => [], 0).during(forEver)).rejects.toThrow(
+  await expect(new StartupServer(at, () => [], 0).during(forEver)).rejects.toThrow(
     `Cannot serve REST at 127.0.0.1:${at.PORT}`,
   );
   other.close();

@@ -43,11 +43,11 @@ describe('changed products', () => {
     here.cache.isAway = true;
     const changed = await here.putProducts.execute(tenant, [described('b', 'Cup'), described('a', 'Cup')]);
     expect(changed.map((it) => it.name)).toEqual(['Cup', 'Cup']);
-    await expect(here.forgetProducts.execute()).rejects.toThrow('the cache is away');
+    await expect(here.invalidateProducts.execute()).rejects.toThrow('the cache is away');
     there.cache.isAway = true;
-    await expect(there.forgetProducts.execute()).rejects.toThrow('the cache is away');
+    await expect(there.invalidateProducts.execute()).rejects.toThrow('the cache is away');
     there.cache.isAway = false;
-    await there.forgetProducts.execute();
+    await there.invalidateProducts.execute();
     expect(there.cache.forgotten.toSorted()).toEqual(['a', 'b']);
     expect(await countPending()).toBe(0);
   });
@@ -73,8 +73,8 @@ describe('changed products', () => {
     );
     await there.putProducts.execute(tenant, [described('mine', 'Cup')]);
     expect(there.cache.forgotten).toEqual(['mine']);
-    expect(await there.forgetProducts.execute()).toBe(true);
-    expect(await there.forgetProducts.execute()).toBe(false);
+    expect(await there.invalidateProducts.execute()).toBe(true);
+    expect(await there.invalidateProducts.execute()).toBe(false);
     expect(new Set(there.cache.forgotten)).toEqual(new Set(['mine', ...many.map((it) => it.product_id)]));
   });
 
@@ -89,7 +89,7 @@ describe('changed products', () => {
       name: 'test-age',
       text: `UPDATE inventory.product_changes SET noted_at = now() - interval '61 seconds'`,
     });
-    expect(await there.forgetProducts.execute()).toBe(false);
+    expect(await there.invalidateProducts.execute()).toBe(false);
     expect(there.cache.forgotten).toEqual([]);
     expect(await here.sql.query({ name: 'test-left', text: 'SELECT FROM inventory.product_changes' })).toEqual([]);
   });
@@ -100,7 +100,7 @@ describe('changed products', () => {
     await here.putProducts.execute(tenant, all);
     const renamed = (name: string) => all.map((it) => ({ ...it, name }));
     await Promise.all([here, there, here, there].map((it, at) => it.putProducts.execute(tenant, renamed(`Mug ${at}`))));
-    await here.forgetProducts.execute();
+    await here.invalidateProducts.execute();
     expect(await countPending()).toBe(0);
     for (const { product_id } of all) expect([...here.cache.forgotten, ...there.cache.forgotten]).toContain(product_id);
   });

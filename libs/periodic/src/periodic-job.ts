@@ -5,7 +5,7 @@ import { Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } f
  * Work that an application repeats in the background, from its start until it stops. Every instance does it, so it has to
  * be safe to run in several at once.
  */
-export abstract class PeriodicWork implements OnApplicationBootstrap, BeforeApplicationShutdown {
+export abstract class PeriodicJob implements OnApplicationBootstrap, BeforeApplicationShutdown {
   protected readonly logger = new Logger(this.constructor.name);
   protected readonly stopping = new AbortController();
   private running: Promise<void> = Promise.resolve();

@@ -42,7 +42,7 @@ const exposed = [
 /**
  * The response headers for browsers: the security headers, and which origins may read the response (WHATWG Fetch, CORS).
  */
-export class Browsers {
+export class BrowserHeaders {
   /** The headers of every response, including those written without a request. */
   readonly headers: Readonly<Record<string, string>>;
   private readonly origins: ReadonlySet<string>;

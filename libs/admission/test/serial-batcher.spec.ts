@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { beforeEach, describe, expect, it } from '@jest/globals';
-import { BatchLane } from '#admission';
+import { SerialBatcher } from '#admission';
 import { CleaveError } from '#contracts';
 
 const options = { mostAtOnce: 3, mostWaiting: 5, longestWaitMs: 60_000, tooMuch: 'More is to be done' };
@@ -30,30 +30,30 @@ const statuses = async (adding: Promise<void>[]): Promise<string[]> =>
     it.status === 'fulfilled' ? 'done' : it.reason instanceof CleaveError ? it.reason.code : it.reason.message,
   );
 
-describe('a lane for batches', () => {
+describe('a serial batcher', () => {
   it('processes waiting items in batches of limited size, and refuses items when too many wait', async () => {
-    const lane = new BatchLane(options, work);
-    const adding = ['first', 'a', 'b', 'c', 'd', 'e', 'too many'].map((it) => lane.add(it));
+    const batcher = new SerialBatcher(options, work);
+    const adding = ['first', 'a', 'b', 'c', 'd', 'e', 'too many'].map((it) => batcher.add(it));
     release();
     expect(await statuses(adding)).toEqual([...Array.from({ length: 6 }, () => 'done'), 'unavailable']);
     expect(done).toEqual([['first'], ['a', 'b', 'c'], ['d', 'e']]);
-    await lane.add('later');
+    await batcher.add('later');
     expect(done.at(-1)).toEqual(['later']);
   });
 
   it('refuses an item that waits too long, and does not process it later', async () => {
-    const lane = new BatchLane({ ...options, longestWaitMs: 20 }, work);
-    const first = lane.add('first');
-    await expect(lane.add('late')).rejects.toMatchObject({ code: 'unavailable' });
+    const batcher = new SerialBatcher({ ...options, longestWaitMs: 20 }, work);
+    const first = batcher.add('first');
+    await expect(batcher.add('late')).rejects.toMatchObject({ code: 'unavailable' });
     release();
     await first;
-    await lane.add('next');
+    await batcher.add('next');
     expect(done).toEqual([['first'], ['next']]);
   });
 
   it('fails only the faulty item of a batch, but the whole batch if it is unavailable', async () => {
-    const lane = new BatchLane(options, work);
-    const adding = ['first', 'a', 'bad', 'b', 'away', 'c'].map((it) => lane.add(it));
+    const batcher = new SerialBatcher(options, work);
+    const adding = ['first', 'a', 'bad', 'b', 'away', 'c'].map((it) => batcher.add(it));
     release();
     expect(await statuses(adding)).toEqual([
       ...['done', 'done', 'it cannot be done', 'done'],

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
-import { nowAndThen } from '#periodic';
+import { throttled } from '#periodic';
 
 it('nowAndThen runs the first call at once, then at most one per period', async () => {
   const said: string[] = [];
-  const [one, other] = [nowAndThen(200), nowAndThen(200)];
+  const [one, other] = [throttled(200), throttled(200)];
   for (const word of ['first', 'second', 'third']) one(() => said.push(word));
   other(() => said.push('of another kind'));
   expect(said).toEqual(['first', 'of another kind']);

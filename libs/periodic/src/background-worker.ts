@@ -3,7 +3,7 @@ import { Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } f
 
 const longestPauseMs = 5_000;
 
-export interface Rhythm {
+export interface WorkerOptions {
   /** The polling interval in milliseconds: another instance may leave work behind, or a wake-up may be lost. */
   pollMs: number;
   /** A pause before the next round, in milliseconds, to collect more work for it; none if left out. */
@@ -17,14 +17,14 @@ export interface Rhythm {
  * Work that an application does in the background as soon as it is woken, from its start until it stops. A failure is
  * retried with growing pauses, which being woken does not shorten.
  */
-export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplicationShutdown {
+export abstract class BackgroundWorker implements OnApplicationBootstrap, BeforeApplicationShutdown {
   protected readonly logger = new Logger(this.constructor.name);
   protected stopping = false;
   private awake = false;
   private wakeUp: () => void = () => {};
   private running: Promise<void> = Promise.resolve();
 
-  constructor(private readonly rhythm: Rhythm) {}
+  constructor(private readonly schedule: WorkerOptions) {}
 
   /** Does the work there is. @returns whether there may be more, to be done at once */
   protected abstract execute(): Promise<boolean>;
@@ -52,7 +52,7 @@ export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplica
   }
 
   private async run(): Promise<void> {
-    const { pollMs, paceMs, failing, working } = this.rhythm;
+    const { pollMs, paceMs, failing, working } = this.schedule;
     let failures = 0;
     while (!this.stopping) {
       try {

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
-import { keptFor } from '#periodic';
+import { cachedFor } from '#periodic';
 
 it('keptFor reads a value once per period, also for concurrent callers', async () => {
   let read = 0;
-  const ask = keptFor(200, 10_000, async () => {
+  const ask = cachedFor(200, 10_000, async () => {
     await sleep(20);
     return (read += 1);
   });
@@ -16,7 +16,7 @@ it('keptFor reads a value once per period, also for concurrent callers', async (
 
 it('keptFor repeats a failure to all callers, and retries after the period', async () => {
   let tried = 0;
-  const ask = keptFor(200, 10_000, () => {
+  const ask = cachedFor(200, 10_000, () => {
     tried += 1;
     throw new Error(`failure ${tried}`);
   });
@@ -27,7 +27,7 @@ it('keptFor repeats a failure to all callers, and retries after the period', asy
 
 it('keptFor reads again if a read does not answer in time, and does not keep the late answer', async () => {
   const answers: ((value: string) => void)[] = [];
-  const ask = keptFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
+  const ask = cachedFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
   const [first, same] = [ask(), ask()];
   await sleep(150);
   const second = ask();

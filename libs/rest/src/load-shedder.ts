@@ -14,13 +14,13 @@ export const busyProblem = problemOf('unavailable', detail);
 const body = JSON.stringify(busyProblem);
 
 /**
- * Refuses requests whose limiter is full before the framework sees them. Under overload, refusals outnumber the requests
- * that are served, so their cost decides how much work still gets done: at four times the load that an app can serve,
- * refusals that cost a quarter of a request leave no capacity at all.
+ * Sheds load: refuses requests whose limiter is full before the framework sees them. Under overload, refusals outnumber
+ * the requests that are served, so their cost decides how much work still gets done: at four times the load that an app
+ * can serve, refusals that cost a quarter of a request leave no capacity at all.
  *
  * Covers only routes without parameters. All other requests go through the framework and are refused there.
  */
-export class EarlyRefusals {
+export class LoadShedder {
   private readonly limiters = new Set<Limiter>();
   private readonly routes = new Map<string, Limiter>();
   private readonly headers: readonly string[];

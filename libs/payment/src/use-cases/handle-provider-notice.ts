@@ -28,7 +28,7 @@ export abstract class ProviderNotices {
  * order: only open operations are settled.
  */
 @Injectable()
-export class HearFromProvider {
+export class HandleProviderNotice {
   constructor(
     private readonly notices: ProviderNotices,
     private readonly payments: Payments,

@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { mapConcurrently } from '#admission';
 import { CleaveError, limits, type ExportedOrder, type PaymentDocument } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import type { Customer } from '../domain/personal-data.js';
@@ -36,7 +37,7 @@ const atOnce = 8;
 
 /** Exports what is kept about a customer, and erases their personal data. */
 @Injectable()
-export class ServeCustomers {
+export class ExportAndErasePersonalData {
   constructor(
     private readonly customers: CustomerData,
     private readonly personalData: KeepPersonalData,
@@ -81,17 +82,9 @@ export class ServeCustomers {
   }
 
   private async paymentsOf(tenant: string, orderIds: readonly string[]): Promise<Map<string, PaymentDocument>> {
-    const found = new Map<string, PaymentDocument>();
-    const waiting = [...orderIds];
-    const ask = async (): Promise<void> => {
-      for (let orderId = waiting.pop(); orderId !== undefined; orderId = waiting.pop()) {
-        const payment = await this.payments.of(tenant, orderId);
-        // What the customer has to do at the provider is not for anybody else to see.
-        if (payment) found.set(orderId, { ...payment, customer_action: null });
-      }
-    };
-    await Promise.all(Array.from({ length: atOnce }, ask));
-    return found;
+    const found = await mapConcurrently(orderIds, atOnce, (orderId) => this.payments.of(tenant, orderId));
+    // What the customer has to do at the provider is not for anybody else to see.
+    return new Map(found.flatMap((it) => (it ? [[it.order_id, { ...it, customer_action: null }] as const] : [])));
   }
 }
 
