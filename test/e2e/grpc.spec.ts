@@ -188,9 +188,9 @@ describe('an order over gRPC', () => {
   });
 
   it.each<[name: string, message: object, sent: { key?: string }, expected: Partial<Refusal>]>([
-    ['another price', { expected_total_minor: 1 }, {}, { code: 'ABORTED', reason: 'price-changed' }],
+    ['a changed price', { expected_total_minor: 1 }, {}, { code: 'ABORTED', reason: 'price-changed' }],
     ['an unknown product', oneOf('nowhere'), {}, { code: 'INVALID_ARGUMENT', reason: 'unknown-product' }],
-    ['a key without an end', {}, { key: '"a' }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
+    ['an unterminated key', {}, { key: '"a' }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
     ['a key too long', {}, { key: 'k'.repeat(256) }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
   ])('is refused with %s', async (_, message, sent, expected) => {
     const product = await shelf.product();
@@ -203,13 +203,10 @@ describe('an order over gRPC', () => {
     ['a long customer', { customer_id: 'c'.repeat(129) }],
     ['NUL', { customer_id: 'a\0' }],
     ['no lines', { lines: [] }, { lines: undefined }],
-    ['nothing of a product', { lines: [{ product_id: 'p' }] }],
-    ['less than nothing', { lines: [{ product_id: 'p', quantity: -1 }] }],
+    ['a missing quantity', { lines: [{ product_id: 'p' }] }],
+    ['a negative quantity', { lines: [{ product_id: 'p', quantity: -1 }] }],
     ['many faults', { lines: [{ quantity: 2_000_000 }, { product_id: 'p', quantity: 1, unit_price_minor: -1 }] }],
-    [
-      'more lines than there may be',
-      { lines: Array.from({ length: 2_001 }, () => ({ product_id: 'p', quantity: 1 })) },
-    ],
+    ['too many lines', { lines: Array.from({ length: 2_001 }, () => ({ product_id: 'p', quantity: 1 })) }],
     [
       'a total beyond 2^53',
       { expected_total_minor: '9007199254740993' },
@@ -222,9 +219,13 @@ describe('an order over gRPC', () => {
         adjustments: [{ kind: 'tax', label: 'x', amount_minor: -1 }],
       },
     ],
-    ['no kind', { adjustments: [{ label: 'x' }] }, { adjustments: [{ label: 'x', amount_minor: 0 }] }],
+    [
+      'an adjustment without a kind',
+      { adjustments: [{ label: 'x' }] },
+      { adjustments: [{ label: 'x', amount_minor: 0 }] },
+    ],
     ['an empty reference', { reference: '' }],
-    ['another method', { payment: { method: 'barter' } }],
+    ['an unknown payment method', { payment: { method: 'barter' } }],
     [
       'large metadata',
       { metadata: { fields: { a: { stringValue: 'x'.repeat(20_000) } } } },
