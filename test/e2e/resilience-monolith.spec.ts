@@ -24,8 +24,8 @@ describe('the monolith', () => {
   });
 
   it.each([
-    ['it', false],
-    ['it and its Postgres', true],
+    ['the process', false],
+    ['the process with its Postgres', true],
   ])('neither loses nor duplicates orders when %s is killed under load', async (_, withPostgres) => {
     const { trial } = holder;
     const service = trial.shape.service('monolith');

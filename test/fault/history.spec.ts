@@ -54,7 +54,7 @@ describe('the comparison of the answers to clients with the stored orders', () =
     ['no order and no answer', [attempt('k', 'ECONNRESET')], []],
     ['an order that was answered with 503', [problem('k', 503, 'unavailable')], [kept('a', 'k')]],
     ['an order that was answered as still in progress', [problem('k', 409, 'request-in-progress')], [kept('a', 'k')]],
-    ['a refused order', [problem('k', 503, 'unavailable'), problem('k', 409, 'out-of-stock')], []],
+    ['a refused request', [problem('k', 503, 'unavailable'), problem('k', 409, 'out-of-stock')], []],
     ['a refused connection', [attempt('k', 'ECONNREFUSED')], []],
     ['a refused connection, then an order', [attempt('k', 'ECONNREFUSED'), acknowledged('k', 'a')], [kept('a', 'k')]],
     ['orders of other clients', [], [kept('a', 'k'), kept('b', null), kept('c', null)]],
@@ -93,7 +93,7 @@ describe('the comparison of the answers to clients with the stored orders', () =
       ['a key was answered with several orders', 'an acknowledged order is not kept under its key'],
     ],
     [
-      'an order that was refused',
+      'an order for a refused request',
       [problem('k', 409, 'out-of-stock'), attempt('k')],
       [kept('a', 'k')],
       ['what was refused has an order'],
@@ -111,7 +111,7 @@ describe('the comparison of the answers to clients with the stored orders', () =
       ['what had no effect has an order'],
     ],
     [
-      'an order of an invalid request',
+      'an order for an invalid request',
       [problem('k', 400, 'invalid-request')],
       [kept('a', 'k')],
       ['what had no effect has an order'],
@@ -153,14 +153,14 @@ describe('the comparison of the answers to clients with the stored refunds', () 
     ['a refund acknowledged twice', [asked('k', 5), done('k', 5), done('k', 5)], [5]],
     ['a refund without an answer', [asked('k', 5)], [5]],
     ['no refund and no answer', [asked('k', 5, { outcome: 'ECONNRESET' })], []],
-    ['a refused refund', [asked('k', 5), denied('k', 5)], []],
+    ['a refused request', [asked('k', 5), denied('k', 5)], []],
   ])('accepts %s', (_, refunds, given) => expect(broken(refunds, given)).toEqual([]));
 
   it.each<[string, RefundAttempt[], number[], string]>([
     ['a missing refund', [done('k', 5), done('l', 5)], [5], 'an acknowledged refund is gone'],
     ['a refund of another amount', [done('k', 5)], [6], 'an acknowledged refund is gone'],
     ['a refund made twice', [done('k', 5), done('k', 5)], [5, 5], 'money was given back that nobody asked for'],
-    ['a refund that was refused', [denied('k', 5)], [5], 'money was given back that nobody asked for'],
+    ['a refund for a refused request', [denied('k', 5)], [5], 'money was given back that nobody asked for'],
   ])('reports %s', (_, refunds, given, said) => {
     expect(broken(refunds, given)[0]).toContain(said);
   });

@@ -91,7 +91,7 @@ describe('inventory whose synchronous standby is unreachable', () => {
   );
 });
 
-describe('orders with a synchronous standby that is unreachable', () => {
+describe('orders whose synchronous standby is unreachable', () => {
   let postgres: ReplicatedPostgres;
   let shape: Shape;
   let api: Api;
