@@ -25,7 +25,7 @@ beforeAll(async () => {
 afterAll(() => shape?.stop());
 
 /** The test restarts the process, because expired rows are deleted at startup and only rarely afterwards. */
-it('rows past their retention period are deleted after a restart; the idempotency key of an order is kept for ever', async () => {
+it('rows past their retention period are deleted after a restart; the idempotency key of an order is not', async () => {
   const product = await api.product({ onHand: 3 });
   const order = (quantity: number) => ({ customer_id: 'c', product_id: product, quantity });
   const [kept, old, young] = [fresh('kept'), fresh('old'), fresh('young')];

@@ -41,7 +41,7 @@ const endingWaitsAt = async <T>(url: string, how: keyof typeof ends, deciding: P
 };
 
 describe('a read from a standby', () => {
-  it('is refused if its result would be reported, and its connection is closed', async () => {
+  it('is refused if its result will be used, and its connection is closed', async () => {
     const postgres = await startReplicatedPostgres();
     const pools = [postgres.url, postgres.standbyUrl].map((connectionString) => new pg.Pool({ connectionString }));
     try {
