@@ -5,10 +5,10 @@ import { ok } from '../support/api.js';
 import { startExtractable } from '../support/scaled-shapes.js';
 import { Visits } from '../support/visits.js';
 
-/** Pause between the requests of each caller, because thousands of orders, all repeated at the end, are not needed. */
+/** Pause between the requests of each caller: all orders are repeated at the end, and thousands would only take time. */
 const thinkMs = 100;
 
-/** The steps of docs/extract.md. */
+/** Follows the steps of docs/extract.md. */
 describe('inventory', () => {
   let trial: Trial | undefined;
   afterEach(async () => {
@@ -16,7 +16,7 @@ describe('inventory', () => {
     trial = undefined;
   });
 
-  it('is extracted under load and put back, and no request fails', async () => {
+  it('is extracted into its own service and put back under load without a failed request', async () => {
     trial = new Trial(await startExtractable());
     const { shape, api } = trial;
     await trial.stock();
@@ -52,7 +52,7 @@ describe('inventory', () => {
     await trial.settle();
   });
 
-  it('moves to a database of its own while nobody writes, and what callers repeat is neither lost nor doubled', async () => {
+  it('moves to its own database while it is stopped, and retried orders are neither lost nor duplicated', async () => {
     let own = '';
     const copyOf = (url: string): string => {
       own = new URL(url).pathname.slice(1);

@@ -3,7 +3,7 @@ import type { Order } from '../support/api.js';
 import { EventStream } from '../support/event-stream.js';
 import type { Trial } from '../support/trial.js';
 
-/** A stopping service ends its event streams, and followers resume after the last event they saw once it is back. */
+/** Checks that a stopping service ends its event streams and that a client resumes after the last event it saw. */
 export const followersGoOn = async ({ api, shape }: Trial, name: string): Promise<void> => {
   const service = shape.service(name);
   const product_id = await api.product({ onHand: 10 });

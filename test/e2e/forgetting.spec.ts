@@ -24,8 +24,8 @@ beforeAll(async () => {
 });
 afterAll(() => shape?.stop());
 
-/** Expired data are deleted when the process starts, and rarely after that. */
-it('what is kept for a time is forgotten after it by the process that runs, and the key of an order never', async () => {
+/** The test restarts the process, because expired rows are deleted at startup and only rarely afterwards. */
+it('rows past their retention period are deleted after a restart; the idempotency key of an order is not', async () => {
   const product = await api.product({ onHand: 3 });
   const order = (quantity: number) => ({ customer_id: 'c', product_id: product, quantity });
   const [kept, old, young] = [fresh('kept'), fresh('old'), fresh('young')];

@@ -30,7 +30,7 @@ let grpc: GrpcApi;
 let rest: Api;
 let shelf: Api;
 
-/** Order and inventory; the requests here need no other service. */
+/** Starts order and inventory; the requests here need no other service. */
 beforeAll(async () => {
   const at = await tcpAddresses();
   const database = await testDatabase();
@@ -68,7 +68,7 @@ const moment = (text: string) => ({
   nanos: (Date.parse(text) % 1_000) * 1e6,
 });
 
-/** A REST order in its gRPC form, without the metadata, which are JSON there. */
+/** A REST order in its gRPC form, without the metadata, which REST has as plain JSON. */
 const inGrpc = ({ created_at, updated_at, metadata: _, reference, payment_method, ...order }: Order) => ({
   ...order,
   ...(reference !== null && { reference }),
@@ -85,7 +85,7 @@ const withoutMetadata = ({ metadata: _, ...order }: GrpcOrder) => order;
 const oneOf = (product_id: string, quantity = 1) => ({ customer_id: 'c-1', lines: [{ product_id, quantity }] });
 
 describe('an order over gRPC', () => {
-  it('is the one that REST has, to the last member', async () => {
+  it('equals the order that REST returns, in every member', async () => {
     const product = await shelf.product({ price: 250 });
     const placed = await grpc.ok<GrpcOrder>('PlaceOrder', {
       customer_id: 'c-ö-1',
@@ -121,7 +121,7 @@ describe('an order over gRPC', () => {
     expect(got.metadata).toEqual(placed.metadata);
   });
 
-  it('has a line in the log, and is measured, by its method and what became of it', async () => {
+  it('is logged with method, duration and outcome, and a refusal is counted under its error code', async () => {
     const product = await shelf.product({ onHand: 1 });
     const [one, two] = [fresh('request'), fresh('request')];
     const calling = (id: string) => ({ metadata: { 'x-request-id': id } });
@@ -145,7 +145,7 @@ describe('an order over gRPC', () => {
     expect(metrics).toMatch(counted);
   });
 
-  it('is placed once under its key, whichever door it is sent to', async () => {
+  it('is placed once per idempotency key, across gRPC and REST', async () => {
     const product = await shelf.product({ onHand: 10 });
     const body = oneOf(product);
     const [one, two] = [fresh('key'), fresh('key')];
@@ -159,7 +159,7 @@ describe('an order over gRPC', () => {
       const repeated = await grpc.call<GrpcOrder>('PlaceOrder', body, { key });
       expect(repeated).toMatchObject({ replayed: true, reply: { order_id: overRest.order_id } });
     }
-    // A single product is another notation for one line.
+    // An order of a single product is shorthand for one line.
     const { lines: _, ...single } = { ...body, ...body.lines[0]! };
     expect(ok(await rest.place(single, one), 201).order_id).toBe(overGrpc.reply!.order_id);
     expect(await grpc.refused('PlaceOrder', oneOf(product, 2), { key: two })).toMatchObject({
@@ -169,7 +169,7 @@ describe('an order over gRPC', () => {
     await eventually(async () => expect(await shelf.stock(product)).toMatchObject({ reserved: 2 }));
   });
 
-  it('is refused again under its key, with the shortage', async () => {
+  it('that is out of stock is refused with the same shortage over REST and when it is retried', async () => {
     const product = await shelf.product({ onHand: 1 });
     const key = fresh('key');
     const refusal = await grpc.refused('PlaceOrder', oneOf(product, 2), { key });
@@ -188,11 +188,11 @@ describe('an order over gRPC', () => {
   });
 
   it.each<[name: string, message: object, sent: { key?: string }, expected: Partial<Refusal>]>([
-    ['another price', { expected_total_minor: 1 }, {}, { code: 'ABORTED', reason: 'price-changed' }],
+    ['a changed price', { expected_total_minor: 1 }, {}, { code: 'ABORTED', reason: 'price-changed' }],
     ['an unknown product', oneOf('nowhere'), {}, { code: 'INVALID_ARGUMENT', reason: 'unknown-product' }],
-    ['a key without an end', {}, { key: '"a' }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
+    ['an unterminated key', {}, { key: '"a' }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
     ['a key too long', {}, { key: 'k'.repeat(256) }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
-  ])('is refused for %s', async (_, message, sent, expected) => {
+  ])('is refused with %s', async (_, message, sent, expected) => {
     const product = await shelf.product();
     expect(await grpc.refused('PlaceOrder', { ...oneOf(product), ...message }, sent)).toMatchObject(expected);
   });
@@ -203,13 +203,10 @@ describe('an order over gRPC', () => {
     ['a long customer', { customer_id: 'c'.repeat(129) }],
     ['NUL', { customer_id: 'a\0' }],
     ['no lines', { lines: [] }, { lines: undefined }],
-    ['nothing of a product', { lines: [{ product_id: 'p' }] }],
-    ['less than nothing', { lines: [{ product_id: 'p', quantity: -1 }] }],
+    ['a missing quantity', { lines: [{ product_id: 'p' }] }],
+    ['a negative quantity', { lines: [{ product_id: 'p', quantity: -1 }] }],
     ['many faults', { lines: [{ quantity: 2_000_000 }, { product_id: 'p', quantity: 1, unit_price_minor: -1 }] }],
-    [
-      'more lines than there may be',
-      { lines: Array.from({ length: 2_001 }, () => ({ product_id: 'p', quantity: 1 })) },
-    ],
+    ['too many lines', { lines: Array.from({ length: 2_001 }, () => ({ product_id: 'p', quantity: 1 })) }],
     [
       'a total beyond 2^53',
       { expected_total_minor: '9007199254740993' },
@@ -222,9 +219,13 @@ describe('an order over gRPC', () => {
         adjustments: [{ kind: 'tax', label: 'x', amount_minor: -1 }],
       },
     ],
-    ['no kind', { adjustments: [{ label: 'x' }] }, { adjustments: [{ label: 'x', amount_minor: 0 }] }],
+    [
+      'an adjustment without a kind',
+      { adjustments: [{ label: 'x' }] },
+      { adjustments: [{ label: 'x', amount_minor: 0 }] },
+    ],
     ['an empty reference', { reference: '' }],
-    ['another method', { payment: { method: 'barter' } }],
+    ['an unknown payment method', { payment: { method: 'barter' } }],
     [
       'large metadata',
       { metadata: { fields: { a: { stringValue: 'x'.repeat(20_000) } } } },
@@ -232,7 +233,7 @@ describe('an order over gRPC', () => {
         metadata: { a: 'x'.repeat(20_000) },
       },
     ],
-  ])('is refused for the same faults as over REST: %s', async (_, wrong, inJson = wrong) => {
+  ])('is refused with the same faults as over REST: %s', async (_, wrong, inJson = wrong) => {
     const refusal = await grpc.refused('PlaceOrder', { ...oneOf('p'), ...wrong });
     expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'invalid-request' });
     const { faults, detail } = (await rest.place({ ...oneOf('p'), ...inJson })).body as unknown as Problem;
@@ -242,7 +243,7 @@ describe('an order over gRPC', () => {
     expect(refusal.message).toBe(detail);
   });
 
-  it('is refused for what no JSON can say', async () => {
+  it('is refused when its metadata cannot be JSON, is nested too deeply, or has a prototype key', async () => {
     for (const value of [{ numberValue: Number.NaN }, { numberValue: Infinity }, {}]) {
       const refusal = await grpc.refused('PlaceOrder', { ...oneOf('p'), metadata: { fields: { a: value } } });
       expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', violations: [{ field: 'metadata.a' }] });
@@ -267,7 +268,7 @@ describe('an order over gRPC', () => {
     });
   });
 
-  it('that is not there is not found', async () => {
+  it('that does not exist is not found', async () => {
     for (const order_id of ['', 'x', '01920000-0000-7000-8000-000000000000'])
       expect(await grpc.refused('GetOrder', { order_id })).toMatchObject({
         code: 'NOT_FOUND',
@@ -277,7 +278,7 @@ describe('an order over gRPC', () => {
 });
 
 describe('orders over gRPC', () => {
-  it('are listed page by page, and either door goes on with the token of the other', async () => {
+  it('are listed in pages, with page tokens that REST and gRPC share, and can be filtered by status', async () => {
     const product = await shelf.product();
     const customer_id = fresh('c');
     const ids: string[] = [];
@@ -311,15 +312,15 @@ describe('orders over gRPC', () => {
     ],
     [{ customer_id: '' }, { violations: [expect.objectContaining({ field: 'customer_id' })] as never }],
     [{ page_token: 'made-up' }, { reason: 'invalid-cursor' }],
-  ])('are not listed for %j', async (message, expected) => {
+  ])('are not listed with the invalid request %j', async (message, expected) => {
     expect(await grpc.refused('ListOrders', message)).toMatchObject({ code: 'INVALID_ARGUMENT', ...expected });
   });
 
   it.each<[string, number, number, object]>([
     ['of many lines', 6, 2_000, {}],
-    // As JSON 0.8 MB, and over gRPC five and a half times as much.
+    // 0.8 MB as JSON, and five and a half times as much over gRPC.
     ['of many numbers', 50, 1, { metadata: { numbers: Array.from({ length: 8_000 }, () => 1) } }],
-  ])('%s come in pages that a caller can read, however large they are', async (_, count, ofLines, more) => {
+  ])('%s are listed completely, in pages below the message size limit', async (_, count, ofLines, more) => {
     const product = await shelf.product({ onHand: 100_000, name: 'ö'.repeat(400) });
     const customer_id = fresh('c');
     const lines = Array.from({ length: ofLines }, () => ({ product_id: product, quantity: 1 }));
@@ -352,7 +353,7 @@ describe('events over gRPC', () => {
     ...{ event_id, cursor, type, order_id, version },
   });
 
-  it('are those of REST in their order, from any of them on, and go on as they happen', async () => {
+  it('equal those of REST in the same order, resume after a cursor, and include new events', async () => {
     const product = await shelf.product();
     for (let count = 0; count < 3; count += 1) await rest.placed(oneOf(product));
     const known = await read();
@@ -370,7 +371,7 @@ describe('events over gRPC', () => {
     }
   });
 
-  it('are told to as many as may follow, and whoever goes makes room', async () => {
+  it('are streamed to at most 100 clients, and a cancelled stream frees its place', async () => {
     await rest.placed(oneOf(await shelf.product()));
     const after = (await read()).at(-2)!.cursor;
     const open: MessageStream[] = [];
@@ -383,30 +384,30 @@ describe('events over gRPC', () => {
     const refusal = await grpc.stream('WatchEvents').refusal();
     expect(refusal).toMatchObject({ code: 'RESOURCE_EXHAUSTED', reason: 'too-many-requests', retryAfterSeconds: 5 });
     for (const stream of open.splice(0)) stream.call.cancel();
-    // The server frees the places as soon as it notices the cancellations.
+    // The server frees places when it notices the cancellations.
     await eventually(follow);
     while (open.length < 50) await follow();
     for (const stream of open) stream.call.cancel();
   });
 
-  it('are not told from a cursor that is none', async () => {
+  it('are refused after an invalid cursor', async () => {
     const refusal = await grpc.stream('WatchEvents', { after: 'made-up' }).refusal();
     expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'invalid-cursor' });
   });
 });
 
-describe('whatever is sent over gRPC', () => {
+describe('a gRPC message', () => {
   const message = { ...oneOf('nowhere'), reference: 'r', metadata: { fields: { a: { numberValue: 1 } } } };
-  /** Codes of faults on the server's side. */
+  /** Status codes of server errors. */
   const ours = ['INTERNAL', 'UNKNOWN', 'UNAVAILABLE', 'DEADLINE_EXCEEDED'];
 
-  it('is refused as the caller’s own fault', async () => {
+  it('of random or damaged bytes never causes a server error', async () => {
     const random = randomOf('garbage');
     const valid = bytesOf('PlaceOrder', message);
     const bytes = (count: number) => Buffer.from(Array.from({ length: count }, () => random.integer(0, 255)));
     const garbage = [
       Buffer.from([0xff]),
-      // Text that is not UTF-8.
+      // A string that is not UTF-8.
       Buffer.from([0x0a, 0x02, 0xc3, 0x28]),
       ...Array.from({ length: 100 }, () => bytes(random.integer(1, 200))),
       ...Array.from({ length: 200 }, () => {
@@ -435,7 +436,7 @@ describe('whatever is sent over gRPC', () => {
     expect(shape.service('order').log).not.toContain('"context":"Grpc"');
   });
 
-  it('is told what of it cannot be read', async () => {
+  it('that cannot be decoded is refused with the reason, and U+FFFD in a string is valid', async () => {
     expect(await grpc.refused('PlaceOrder', {}, { raw: Buffer.from([0x0a, 0x02, 0xc3, 0x28]) })).toMatchObject({
       code: 'INVALID_ARGUMENT',
       message: expect.stringContaining('UTF-8'),
@@ -448,13 +449,13 @@ describe('whatever is sent over gRPC', () => {
     expect(await grpc.refused('PlaceOrder', replacement)).toMatchObject({ reason: 'unknown-product' });
   });
 
-  it('may have members that are not known yet', async () => {
+  it('may have unknown fields', async () => {
     const unknown = Buffer.from([0xa2, 0x06, 0x03, 0x61, 0x62, 0x63]);
     const raw = Buffer.concat([bytesOf('PlaceOrder', message), unknown]);
     expect(await grpc.refused('PlaceOrder', {}, { raw })).toMatchObject({ reason: 'unknown-product' });
   });
 
-  it('has a limit', async () => {
+  it('that is too large or has too many lines is refused', async () => {
     expect(await grpc.refused('PlaceOrder', {}, { raw: Buffer.alloc(1_048_577) })).toMatchObject({
       code: 'RESOURCE_EXHAUSTED',
     });
@@ -471,8 +472,8 @@ describe('whatever is sent over gRPC', () => {
   });
 });
 
-describe('what fails over gRPC for a reason of ours', () => {
-  it('is told of in the log, with whose it is', async () => {
+describe('an internal error of a gRPC call', () => {
+  it('is logged once, with the tenant', async () => {
     const client = new pg.Client(databaseUrl);
     await client.connect();
     try {
@@ -493,12 +494,12 @@ describe('what fails over gRPC for a reason of ours', () => {
   });
 });
 
-describe('a server of gRPC', () => {
+describe('the gRPC server', () => {
   const health = 'grpc.health.v1.Health';
   const stopInventory = () => process.kill(shape.service('inventory').pid, 'SIGSTOP');
   const letInventoryGo = () => process.kill(shape.service('inventory').pid, 'SIGCONT');
 
-  it('keeps the deadline of its caller, and the order that came too late under its key', async () => {
+  it('keeps the deadline of the caller, and a retry under the same key places one order', async () => {
     const product = await shelf.product();
     const key = fresh('key');
     stopInventory();
@@ -514,7 +515,7 @@ describe('a server of gRPC', () => {
     await eventually(async () => expect(await shelf.stock(product)).toMatchObject({ reserved: 1 }));
   });
 
-  it('goes on with the trace of its caller', async () => {
+  it('continues the trace of the caller', async () => {
     const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`;
     const product = await shelf.product();
     const { order_id } = await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product), { metadata: { traceparent } });
@@ -525,7 +526,7 @@ describe('a server of gRPC', () => {
     expect(rows).toEqual([{ traceparent }]);
   });
 
-  it('that finds its port taken says so', async () => {
+  it('reports that its port is in use', async () => {
     const [port, messages] = await servicePorts(2);
     const nowhere = 'tcp://127.0.0.1:1';
     const other = new AppProcess('order', {
@@ -539,7 +540,7 @@ describe('a server of gRPC', () => {
     );
   });
 
-  it('tells its health, and when it stops: answers what it has accepted, and sends those who follow elsewhere', async () => {
+  it('reports its health, and on shutdown answers accepted calls and ends streams with UNAVAILABLE', async () => {
     for (const service of ['', ordersService])
       expect(await grpc.ok(`${health}/Check`, { service })).toEqual({ status: 'SERVING' });
     expect(await grpc.refused(`${health}/Check`, { service: 'x' })).toMatchObject({ code: 'NOT_FOUND' });
@@ -555,7 +556,7 @@ describe('a server of gRPC', () => {
     let placed;
     try {
       placed = grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product));
-      // The call was accepted if a later one on the same connection has been answered.
+      // A later call on the same connection has been answered, so this one has been accepted.
       await grpc.ok('GetOrder', { order_id: before.order_id });
       const exit = shape.service('order').kill('SIGTERM');
       expect(await watched.next()).toEqual({ status: 'NOT_SERVING' });
@@ -583,8 +584,8 @@ describe('a server of gRPC', () => {
 
 const foreign = await foreignGrpcOrSkip(describe);
 
-foreign('a client of another make', () => {
-  it('finds the service by reflection, places, reads, lists and follows orders, and asks for health', async () => {
+foreign('a gRPC client in another language', () => {
+  it('finds the service by reflection, places, reads, lists and follows orders, and checks health', async () => {
     const product = await shelf.product({ price: 250 });
     const job = { at: grpcAt, customer: fresh('c-ü'), product, key: fresh('key') };
     const told = await runForeignClient(job);

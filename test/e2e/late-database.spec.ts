@@ -9,16 +9,16 @@ import { eventually } from '../support/eventually.js';
 import { servicePorts, splitServices, startPlan, tcpAddresses, type Shape } from '../support/shapes.js';
 import { allAt, ofEach } from '../support/tables.js';
 
-/** The dependency that each app waits for. */
+/** The health indicator that each app reports as down. */
 const awaited: Record<string, string> = {
   ...Object.fromEntries(['order', 'inventory', 'payment', 'sales', 'webhooks'].map((it) => [it, `${it}-database`])),
   gateway: 'access-database',
 };
 
-describe('services that are started before their database', () => {
+describe('services started before their database', () => {
   let dataDir: string;
   let server: EmbeddedPostgres;
-  /** The URL of the server, whether it runs or not. */
+  /** The URL of the server, which stays the same when it is restarted. */
   let url: string;
   beforeAll(async () => {
     dataDir = await mkdtemp(join(tmpdir(), 'cleave-late-'));
@@ -34,7 +34,7 @@ describe('services that are started before their database', () => {
     unguardFolder(dataDir);
   });
 
-  it('live, say what they wait for, and become ready by themselves', async () => {
+  it('are live, name the missing database, and become ready once it starts', async () => {
     const own = ofEach(() => ({ DATABASE_URL: url }));
     const services = await splitServices(await tcpAddresses(), {
       ...own,
@@ -86,7 +86,7 @@ describe('services that are started before their database', () => {
     }
   });
 
-  it('can be stopped meanwhile', async () => {
+  it('can be stopped while they wait', async () => {
     const [port] = await servicePorts(1);
     const process = new AppProcess('monolith', { DATABASE_URL: url, HOST: '127.0.0.1', PORT: String(port) });
     process.spawn();
@@ -101,25 +101,28 @@ describe('services that are started before their database', () => {
   });
 });
 
-describe.each(['redis', 'nats'])('a service that is started before the %s by which it is asked', (scheme) => {
-  it('lives, says what it waits for, and can be stopped', async () => {
-    const [port, nobody] = await servicePorts(2);
-    const own = { HOST: '127.0.0.1', PORT: String(port), CACHE_LISTEN: `${scheme}://127.0.0.1:${nobody}` };
-    const process = new AppProcess('cache', own);
-    process.spawn();
-    const api = new Api(`http://127.0.0.1:${port}`);
-    try {
-      await eventually(async () => {
-        const ready = await api.get('/health/ready');
-        const error = {
-          [`${scheme}-messages`]: { status: 'down', message: expect.stringContaining('is unreachable') },
-        };
-        expect([ready.status, ready.body]).toEqual([503, expect.objectContaining({ status: 'error', error })]);
-      });
-      expect((await api.get('/health/live')).status).toBe(200);
-      await eventually(async () => expect(process.log).toContain(`at ${own.CACHE_LISTEN}: start it`));
-    } finally {
-      expect(await process.kill('SIGTERM')).toEqual({ code: 0, signal: null });
-    }
-  });
-});
+describe.each(['redis', 'nats'])(
+  'a service started before the %s server that it receives requests through',
+  (scheme) => {
+    it('is live, names the missing server, and can be stopped', async () => {
+      const [port, nobody] = await servicePorts(2);
+      const own = { HOST: '127.0.0.1', PORT: String(port), CACHE_LISTEN: `${scheme}://127.0.0.1:${nobody}` };
+      const process = new AppProcess('cache', own);
+      process.spawn();
+      const api = new Api(`http://127.0.0.1:${port}`);
+      try {
+        await eventually(async () => {
+          const ready = await api.get('/health/ready');
+          const error = {
+            [`${scheme}-messages`]: { status: 'down', message: expect.stringContaining('is unreachable') },
+          };
+          expect([ready.status, ready.body]).toEqual([503, expect.objectContaining({ status: 'error', error })]);
+        });
+        expect((await api.get('/health/live')).status).toBe(200);
+        await eventually(async () => expect(process.log).toContain(`at ${own.CACHE_LISTEN}: start it`));
+      } finally {
+        expect(await process.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+      }
+    });
+  },
+);

@@ -18,14 +18,14 @@ const itWithPromtool = orSkip(
   'There is no promtool for the tests of alerts: install it (apt-get install prometheus)',
 );
 
-/** In the order in which an order and its payment pass through them. */
+/** In the order in which an order and its payment produce them. */
 const expectedSpans = [
   ...['POST /orders', 'place orders', 'inventory.reserve', 'inventory-reserve', 'order-record'],
   ...['process stock', 'inventory.settle', 'process sales-1', 'sales-add', 'process webhooks', 'deliver webhook'],
   ...['lead sagas', 'payment.perform', 'order-sagas-move'],
 ];
 
-describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) => {
+describe.each(['monolith', 'split-tcp'] as const)('telemetry of %s', (name) => {
   const marker = fresh('personal');
   const requestId = fresh('request');
   const traceId = randomBytes(16).toString('hex');
@@ -65,7 +65,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     await collector?.stop();
   });
 
-  it('is one trace, from the request to whoever hears of the order', async () => {
+  it('has one trace from the HTTP request to settlement, sales, webhook delivery and payment', async () => {
     await eventually(async () => {
       const names = new Set(collector.of(traceId).map((it) => it.name));
       expect(expectedSpans.filter((it) => !names.has(it))).toEqual([]);
@@ -85,7 +85,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     expect(new Set(collector.spans.map((it) => it.traceId))).toEqual(new Set([traceId]));
   });
 
-  it('is in the log by request, trace, tenant and order', async () => {
+  it('includes a log line with the ids of the request, trace and order, and the tenant', async () => {
     const lines = shape
       .log()
       .split('\n')
@@ -98,7 +98,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     });
   });
 
-  it('says nothing that a caller wrote, in no log, span or metric', async () => {
+  it('contains no caller input in logs, spans or metrics', async () => {
     const refused = await api.send('POST', '/orders', { body: { customer_id: marker, quantity: marker } });
     expect(refused.status).toBe(400);
     expect((await api.get(`/orders/${marker}`)).status).toBe(404);
@@ -111,7 +111,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     expect((await metricsOf(shape)).join('')).not.toContain(marker);
   });
 
-  it('has every metric that a dashboard or a rule asks for', async () => {
+  it('has every metric and label that the dashboards and alert rules query', async () => {
     const series = new Map<string, Set<string>>();
     for (const sample of (await metricsOf(shape)).flatMap((it) => [...samplesIn(it).keys()])) {
       const [, metric = '', labels = ''] = /^([\w:]+)(?:\{(.*)\})?$/s.exec(sample)!;
@@ -121,9 +121,9 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     }
     const expressions = await watchedExpressions();
     expect(expressions.length).toBeGreaterThan(40);
-    // Labels that only failures have.
+    // Labels that are set only on failures.
     const rare = new Set(['error_type']);
-    // Metrics that only processes with calls over TCP or HTTP have.
+    // Metrics of calls between processes.
     const elsewhere = name === 'monolith' ? ['balancing_targets'] : [];
     const missing = expressions.flatMap(([where, expression]) =>
       metricsIn(expression)
@@ -137,7 +137,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     expect(missing).toEqual([]);
   });
 
-  it('logs more and less while it runs', async () => {
+  it('has a log level that can be changed at runtime', async () => {
     const path = '/admin/log-level';
     expect(ok(await api.get<{ level: string }>(path)).level).toBe('info');
     ok(await api.send('PUT', path, { body: { level: 'error' } }));
@@ -165,15 +165,15 @@ const pathOf = (name: string, spans: readonly CollectedSpan[], byId: ReadonlyMap
 const metricsOf = ({ services }: Shape): Promise<string[]> =>
   Promise.all(services.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
 
-describe('the alerts', () => {
-  it('each say in the documentation what to do', async () => {
+describe('the alert rules', () => {
+  it('each have a section in the documentation', async () => {
     const told = await readFile(`${observability}/../../docs/observability.md`, 'utf8');
     const alerts = (await rules()).flatMap(({ alert }) => alert ?? []);
     expect(alerts.length).toBeGreaterThan(10);
     expect(alerts.filter((it) => !told.includes(`### ${it}\n`))).toEqual([]);
   });
 
-  it('each have a case in which they fire', async () => {
+  it('each have a test case in which they fire', async () => {
     const { tests } = parse(await readFile(`${observability}/rules.test.yml`, 'utf8')) as {
       tests: { alert_rule_test: { alertname: string; exp_alerts: unknown[] }[] }[];
     };
@@ -184,12 +184,12 @@ describe('the alerts', () => {
 
   const promtool = async (...args: string[]): Promise<string> => (await promisify(execFile)('promtool', args)).stdout;
 
-  itWithPromtool('are understood by Prometheus, and fire when they should', async () => {
+  itWithPromtool('are valid for promtool and pass their test cases', async () => {
     expect(await promtool('check', 'rules', `${observability}/rules.yml`)).toContain('SUCCESS');
     expect(await promtool('test', 'rules', `${observability}/rules.test.yml`)).toContain('SUCCESS');
   });
 
-  itWithPromtool('are found where Prometheus is told what to ask', async () => {
+  itWithPromtool('are loaded by the Prometheus configuration', async () => {
     const checked = await promtool('check', 'config', `${observability}/prometheus.yml`);
     expect(checked).toContain('1 rule files found');
     expect(checked).toContain('is valid prometheus config file');

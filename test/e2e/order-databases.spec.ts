@@ -8,9 +8,9 @@ import { commandsIn } from '../support/runbooks.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
 import { ofEach, query } from '../support/tables.js';
 
-describe('two databases of orders over one inventory', () => {
+describe('two order databases on one inventory', () => {
   let shape: Shape;
-  /** An order service with another database than the one of the shape. */
+  /** An order service with a database of its own. */
   let stranger: AppProcess;
   let first: Api;
   let second: Api;
@@ -53,7 +53,7 @@ describe('two databases of orders over one inventory', () => {
     expect(complaint).toBeUndefined();
   });
 
-  it('are one too many: the second is not ready, and what the first has acknowledged keeps its stock', async () => {
+  it('are refused: the second is not ready, and the orders of the first keep their stock', async () => {
     const products = new Api(shape.service('inventory').url);
     const product_id = await products.product({ onHand: 10 });
     const body = { customer_id: 'c', product_id, quantity: 3 };
@@ -73,15 +73,15 @@ describe('two databases of orders over one inventory', () => {
     refused(answer, '503 unavailable');
     expect(answer.text).toContain('another database of orders');
     expect(answer.text).not.toContain(mine!.value);
-    // Nor does it learn of holds, which it would release.
+    // It cannot read reservations either, which it would release.
     await eventually(async () => expect(stranger.log).toMatch(/the sweep failed.*another database of orders/));
     expect(await first.get(`/orders/${order.order_id}`)).toMatchObject({ status: 200 });
     expect(await products.stock(product_id)).toMatchObject({ reserved: 3 });
-    // Nor has it stored anything that would answer a retry.
+    // It has not stored anything that would answer a retry.
     refused(await second.place(body, fresh('second')), '503 unavailable');
   });
 
-  it('follow each other as the runbook says: the second becomes ready by itself', async () => {
+  it('can replace each other with the commands of the runbook, without restarting the second', async () => {
     const [ask, accept] = commandsIn('Another database of orders', 'sql');
     expect(await shape.service('order').kill('SIGTERM')).toEqual({ code: 0, signal: null });
     const [{ value }] = (await query<{ value: string }>(urls.stranger, ask!)) as [{ value: string }];

@@ -5,7 +5,7 @@ import { followersGoOn } from './followers.js';
 describe('the monolith', () => {
   const holder = withTrial('monolith');
 
-  it('finishes what it has accepted when it is told to stop', async () => {
+  it('answers the requests in flight before it exits on SIGTERM', async () => {
     const { trial } = holder;
     const service = trial.shape.service('monolith');
     const load = trial.load();
@@ -24,9 +24,9 @@ describe('the monolith', () => {
   });
 
   it.each([
-    ['it', false],
-    ['it and its Postgres', true],
-  ])('loses and doubles nothing when %s is killed under load', async (_, withPostgres) => {
+    ['the process', false],
+    ['the process with its Postgres', true],
+  ])('neither loses nor duplicates orders when %s is killed under load', async (_, withPostgres) => {
     const { trial } = holder;
     const service = trial.shape.service('monolith');
     const load = trial.load();
@@ -41,6 +41,6 @@ describe('the monolith', () => {
     await trial.settle();
   });
 
-  it('lets go whoever follows the events when it stops, and they go on after what they have seen', () =>
+  it('ends event streams when it stops, and clients resume after the last event they saw', () =>
     followersGoOn(holder.trial, 'monolith'));
 });

@@ -8,7 +8,7 @@ import { followersGoOn } from './followers.js';
 describe('services over TCP', () => {
   const holder = withTrial('split-tcp');
 
-  it('that order is told to stop: what was accepted is answered and kept', async () => {
+  it('answer accepted requests when order is stopped, and keep their orders', async () => {
     const { trial } = holder;
     const order = trial.shape.service('order');
     const load = trial.load();
@@ -17,7 +17,7 @@ describe('services over TCP', () => {
     expect(await order.kill('SIGTERM')).toEqual({ code: 0, signal: null });
     await load.until(() => load.attempts.some((it) => it.outcome === 503));
     expectAnswers(await load.end(), [201, 409, 503]);
-    // The gateway may not have passed on all requests in flight; the others had no effect, and their answers say so.
+    // The gateway may not have forwarded all requests in flight; the others had no effect, and their responses say so.
     const refusals = accepted.filter((it) => it.outcome === 503);
     for (const { text } of refusals) expect(text).toContain('has had no effect');
     expect(refusals.length).toBeLessThan(callers);
@@ -25,7 +25,7 @@ describe('services over TCP', () => {
     await trial.settle();
   });
 
-  it('of which inventory restarts under load: nobody notices more than a 503', async () => {
+  it('answer nothing worse than 503 while inventory restarts under load', async () => {
     const { trial } = holder;
     const inventory = trial.shape.service('inventory');
     const load = trial.load();
@@ -39,7 +39,7 @@ describe('services over TCP', () => {
     await trial.settle();
   });
 
-  it('of which inventory is killed under load: orders are refused with 503 until it is back', async () => {
+  it('refuse orders with 503 while inventory is killed under load, and accept them once it is back', async () => {
     const { trial } = holder;
     const inventory = trial.shape.service('inventory');
     const load = trial.load();
@@ -47,7 +47,7 @@ describe('services over TCP', () => {
     await inventory.kill('SIGKILL');
     const killedAt = load.attempts.length;
     await load.until(() => load.attempts.slice(killedAt).filter((it) => it.outcome === 503).length > 50);
-    // Requests that need no stock are still answered.
+    // Requests that do not need inventory are still answered.
     const some = acknowledged(load.attempts).at(-1)!;
     expect(await trial.api.order(some.order!.order_id)).toEqual(some.order);
     ok(await trial.api.get('/health/live'));
@@ -68,7 +68,7 @@ describe('services over TCP', () => {
     await trial.settle();
   });
 
-  it('carries out in the stock what was decided while inventory was away', async () => {
+  it('apply fulfilments, cancellations and returns to the stock once inventory is back', async () => {
     const { trial } = holder;
     const inventory = trial.shape.service('inventory');
     const [mug, lamp] = [await trial.api.product({ onHand: 10 }), await trial.api.product({ onHand: 10 })];
@@ -93,7 +93,7 @@ describe('services over TCP', () => {
     await trial.ledger.expectInvariants();
   });
 
-  it('of which order is killed under load: nothing acknowledged is lost, nothing is doubled', async () => {
+  it('neither lose nor duplicate acknowledged orders when order is killed under load', async () => {
     const { trial } = holder;
     const order = trial.shape.service('order');
     const load = trial.load();
@@ -103,7 +103,7 @@ describe('services over TCP', () => {
     await order.restart();
     const before = acknowledged(load.attempts).length;
     await load.until(() => acknowledged(load.attempts).length > before + 50);
-    // The gateway answers even requests whose connection to the service broke.
+    // The gateway also answers requests whose connection to the service broke.
     expectAnswers(await load.end(), [201, 409, 503]);
     await trial.settle();
   });
@@ -111,7 +111,7 @@ describe('services over TCP', () => {
   it.each([
     ['never comes', true],
     ['comes late', false],
-  ])('of which order is killed between holding stock and writing it down, and the writing %s', async (_, isLost) => {
+  ])('record retried orders once when order is killed after reserving stock, and the insert %s', async (_, isLost) => {
     const { trial } = holder;
     const order = trial.shape.service('order');
     const mug = await trial.api.product({ onHand: 12 });
@@ -119,11 +119,11 @@ describe('services over TCP', () => {
     const keys = Array.from({ length: 5 }, () => fresh('k'));
     const lock = await trial.ledger.lock('orders');
     const placing = keys.map((key) => trial.api.place(body, key));
-    // Those that do not leave in the first two batches hold nothing: by then it is known that orders cannot be recorded.
+    // Orders after the first two batches reserve nothing, because by then order knows that it cannot record them.
     await eventually(async () => expect((await trial.api.stock(mug)).reserved).toBeGreaterThan(0));
     await order.kill('SIGKILL');
     for (const answer of await Promise.all(placing)) refused(answer, '503 unavailable');
-    // Postgres carries out statements that order has already sent, even after order was killed.
+    // Postgres executes statements that order has sent, even after order was killed.
     if (isLost) await trial.ledger.endSessionsOf('order');
     await lock.release();
     await order.restart();
@@ -135,13 +135,13 @@ describe('services over TCP', () => {
     expect(held).toEqual([]);
   });
 
-  it('of which order is killed after the stock has followed, and before it has taken note of that', async () => {
+  it('apply each event to the stock once when order is killed between settling and moving its checkpoint', async () => {
     const { trial } = holder;
     const order = trial.shape.service('order');
     const mug = await trial.api.product({ onHand: 10 });
     const { order_id } = await trial.api.placed({ customer_id: fresh('c'), product_id: mug, quantity: 4 });
     await trial.ledger.quiet();
-    // Consumers cannot advance their checkpoints from now on.
+    // From now on, consumers cannot advance their checkpoints.
     await trial.ledger.orders('ALTER FUNCTION orders.advance_parts RENAME TO advance_parts_later');
     ok(await trial.api.fulfil(order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
     const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };
@@ -157,37 +157,41 @@ describe('services over TCP', () => {
     await trial.ledger.expectInvariants();
   });
 
-  it.each(['order', 'gateway'])('lets go whoever follows the events when %s stops', (name) =>
-    followersGoOn(holder.trial, name),
+  it.each(['order', 'gateway'])(
+    'end event streams when %s stops, and clients resume after the last event they saw',
+    (name) => followersGoOn(holder.trial, name),
   );
 
-  it.each(['SIGKILL', 'SIGSTOP'] as const)('does without the cache (%s)', async (signal) => {
-    const { trial } = holder;
-    const cache = trial.shape.service('cache');
-    const product = await trial.api.product({ price: 100, onHand: 10 });
-    const path = `/products/${product}`;
-    ok(await trial.api.get<Product>(path));
-    if (signal === 'SIGSTOP') process.kill(cache.pid, signal);
-    else await cache.kill(signal);
-    try {
-      for (let price = 1; price <= 5; price += 1) {
-        const body = { name: 'A thing', unit_price_minor: price, currency: 'GBP' };
-        ok(await trial.api.send('PUT', path, { body }));
-        expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(price);
-        const order = { customer_id: fresh('c'), product_id: product, quantity: 1, expected_total_minor: price };
-        await trial.api.placed(order);
+  it.each(['SIGKILL', 'SIGSTOP'] as const)(
+    'read current prices and take orders while the cache is down (%s)',
+    async (signal) => {
+      const { trial } = holder;
+      const cache = trial.shape.service('cache');
+      const product = await trial.api.product({ price: 100, onHand: 10 });
+      const path = `/products/${product}`;
+      ok(await trial.api.get<Product>(path));
+      if (signal === 'SIGSTOP') process.kill(cache.pid, signal);
+      else await cache.kill(signal);
+      try {
+        for (let price = 1; price <= 5; price += 1) {
+          const body = { name: 'A thing', unit_price_minor: price, currency: 'GBP' };
+          ok(await trial.api.send('PUT', path, { body }));
+          expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(price);
+          const order = { customer_id: fresh('c'), product_id: product, quantity: 1, expected_total_minor: price };
+          await trial.api.placed(order);
+        }
+        ok(await trial.api.get('/health/ready'));
+        if (signal === 'SIGKILL') refused(await trial.api.get('/cache?key=a'), '503 unavailable');
+      } finally {
+        if (signal === 'SIGSTOP') process.kill(cache.pid, 'SIGCONT');
+        else await cache.restart();
       }
-      ok(await trial.api.get('/health/ready'));
-      if (signal === 'SIGKILL') refused(await trial.api.get('/cache?key=a'), '503 unavailable');
-    } finally {
-      if (signal === 'SIGSTOP') process.kill(cache.pid, 'SIGCONT');
-      else await cache.restart();
-    }
-    await eventually(async () => {
-      const answer = await trial.api.send('PUT', '/cache', { body: { key: 'back', value: 1 } });
-      expect(answer.status).toBe(200);
-    });
-    // Entries whose invalidation the paused cache missed are served no longer than promised.
-    await eventually(async () => expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(5));
-  });
+      await eventually(async () => {
+        const answer = await trial.api.send('PUT', '/cache', { body: { key: 'back', value: 1 } });
+        expect(answer.status).toBe(200);
+      });
+      // Entries whose invalidation the paused cache missed expire.
+      await eventually(async () => expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(5));
+    },
+  );
 });

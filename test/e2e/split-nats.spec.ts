@@ -1,4 +1,4 @@
 import { describeCleave, essentials } from './suite.js';
 
-/** The whole suite with `npm run test:shapes`; otherwise the parts that depend on the transport of requests and events. */
+/** `npm run test:shapes` runs the whole suite; otherwise only the parts that depend on the transport run. */
 describeCleave('split-nats', 'everyShapeWhole' in globalThis ? undefined : essentials);

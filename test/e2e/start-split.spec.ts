@@ -9,7 +9,7 @@ import { Api } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
 import { portWith } from '../support/shapes.js';
 
-/** Ports in use beside PORT, as offsets: REST, messages and gRPC of the services. */
+/** The other ports in use, as offsets from PORT: REST, messages and gRPC of the services. */
 const besides = [1, 2, 3, 4, 5, 6, 1_001, 1_002, 1_003, 1_004, 2_001];
 const names = ['cache', 'gateway', 'inventory', 'order', 'payment', 'sales', 'webhooks'];
 
@@ -39,7 +39,7 @@ const isRunning = (pid: number): boolean => {
   }
 };
 
-it('npm run start:split takes orders through its gateway, and leaves nothing running when it is told to stop', async () => {
+it('start:split takes orders through its gateway, and leaves no process running after SIGTERM', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
   guardFolder(dataDir);
   const port = await portWith(besides);
@@ -62,7 +62,7 @@ it('npm run start:split takes orders through its gateway, and leaves nothing run
     process.kill(split.pid, 'SIGTERM');
     await delay(100);
     expect(await split.stop()).toBeUndefined();
-    // Each service waits up to two seconds for open connections; only the gateway has one, from the test.
+    // Each service waits up to two seconds for open connections; only the gateway has one, opened by this test.
     expect(Date.now() - toldAt).toBeLessThan(10_000);
     expect(split.log).not.toContain('stopping at once');
     expect(running.filter(({ pid }) => isRunning(pid))).toEqual([]);

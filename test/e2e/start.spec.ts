@@ -16,7 +16,7 @@ import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.j
 import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 
-describe('a start that cannot succeed', () => {
+describe('a start that fails', () => {
   const started: AppProcess[] = [];
   afterEach(async () => {
     await Promise.all(started.splice(0).map((it) => it.stop()));
@@ -33,7 +33,7 @@ describe('a start that cannot succeed', () => {
     return process.log;
   };
 
-  it('names every fault of the monolith’s environment at once', async () => {
+  it('reports every invalid variable of the monolith at once, without the password in a URL', async () => {
     const said = await complaintOf('monolith', {
       PORT: 'abc',
       HOST: 'no host',
@@ -87,18 +87,18 @@ describe('a start that cannot succeed', () => {
       { CACHE_URL: 'x' },
       ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL', 'SALES_URL', 'WEBHOOKS_URL'],
     ],
-  ])('names every fault of the environment of %s: %j', async (app, environment, variables) => {
+  ])('reports every invalid, missing or misspelt variable of %s: %j', async (app, environment, variables) => {
     const said = await complaintOf(app, environment);
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
   });
 
-  it('says what numbers mean, and where data cannot be kept', async () => {
+  it('reports the unit and range of a number, and a data directory that cannot be used', async () => {
     const limits = await complaintOf('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
     expect(limits).toMatch(/CACHE_MAX_BYTES: "lots" .* bytes, at least 4194304/);
     expect(limits).toMatch(/CACHE_REDIS_DEADLINE_MS: "60001" .* milliseconds from 1 to 60000/);
     const [port] = await servicePorts(1);
     const file = join(import.meta.dirname, 'start.spec.ts');
-    // In /proc, Linux reports that the folder does not exist when something is created in it.
+    // In /proc, Linux answers ENOENT when something is created.
     for (const DATA_DIR of [file, ...(process.platform === 'linux' ? ['/proc', '/proc/below'] : [])]) {
       const said = await complaintOf('monolith', { PORT: String(port), DATA_DIR });
       expect(said).toMatch(/Data cannot be kept in .* \(E[A-Z]+: .*\)\. Set DATA_DIR .*DATABASE_URL/);
@@ -106,7 +106,7 @@ describe('a start that cannot succeed', () => {
     }
   });
 
-  it('says which port is taken', async () => {
+  it('reports which port is in use', async () => {
     const blocker = createServer().listen(0, '127.0.0.1');
     await once(blocker, 'listening');
     const { port } = blocker.address() as { port: number };
@@ -126,7 +126,7 @@ describe('a start that cannot succeed', () => {
     }
   });
 
-  it('says what is wrong with the database, without its password', async () => {
+  it('reports a database that cannot be used, without its password', async () => {
     const database = await testDatabase();
     try {
       const url = new URL(database.url);
@@ -150,7 +150,7 @@ describe('a start that cannot succeed', () => {
     }
   });
 
-  it('encrypts what lies in another database by no key that lies beside its own', async () => {
+  it('does not encrypt an external database with a key from its own data directory', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
     guardFolder(dataDir);
     const database = await testDatabase();
@@ -182,7 +182,7 @@ describe('a start that cannot succeed', () => {
     }
   });
 
-  it('says who uses the data already, and leaves that one alone', async () => {
+  it('reports which process already uses the data directory, and does not disturb it', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
     guardFolder(dataDir);
     try {
@@ -191,7 +191,7 @@ describe('a start that cannot succeed', () => {
       started.push(first);
       first.spawn();
       await first.untilReady(`http://127.0.0.1:${port}/health/ready`);
-      // The first command that the log suggests works as printed.
+      // The command that the log suggests works as printed.
       const api = new Api(`http://127.0.0.1:${port}`);
       expect(first.log).toContain(api.baseUrl);
       const told = /-d '(\{[^']*customer_id[^']*\})'/.exec(first.log)?.[1];
@@ -208,7 +208,7 @@ describe('a start that cannot succeed', () => {
   });
 });
 
-it('a start that is told to stop while its database starts leaves nothing running', async () => {
+it('a monolith that is stopped while its database starts leaves no Postgres running', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
   guardFolder(dataDir);
   const [port] = await servicePorts(1);
@@ -216,10 +216,10 @@ it('a start that is told to stop while its database starts leaves nothing runnin
   try {
     process.spawn();
     const lock = join(dataDir, 'postgres/data/postmaster.pid');
-    // It exists as soon as the server begins to start; a quarter of a second later the server may have started.
+    // The file exists as soon as the server begins to start; it may have started a quarter of a second later.
     while (process.isRunning && !existsSync(lock)) await setTimeout(5);
     expect(await process.kill('SIGINT')).toEqual({ code: 0, signal: null });
-    // The server removes it at its end.
+    // The server removes the file when it exits.
     await eventually(() => expect(readFile(lock)).rejects.toMatchObject({ code: 'ENOENT' }));
   } finally {
     await process.stop();
@@ -228,11 +228,11 @@ it('a start that is told to stop while its database starts leaves nothing runnin
   }
 });
 
-describe('a program that is given arguments', () => {
+describe('a program started with arguments', () => {
   it.each([
     ['migrate', '--help', 0],
     ['monolith', '--port=4000', 1],
-  ])('%s %s starts nothing, and says what it goes by', async (app, argument, code) => {
+  ])('%s %s starts nothing and explains that variables configure it', async (app, argument, code) => {
     const child = spawn(process.execPath, [`dist/apps/${app}/src/main.js`, argument], {
       env: { DATABASE_URL: 'postgres://127.0.0.1:1/nowhere' },
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -245,8 +245,8 @@ describe('a program that is given arguments', () => {
   });
 });
 
-describe('a service that is started without the settings it needs', () => {
-  it('names all of them at once, and says what needs none', async () => {
+describe('a service started without its required settings', () => {
+  it('reports all of them at once and suggests start:split, which needs none', async () => {
     const child = spawn(process.execPath, ['dist/apps/order/src/main.js'], {
       env: {},
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -261,8 +261,8 @@ describe('a service that is started without the settings it needs', () => {
 
 const describeWithRedis = await redisOrSkip(describe);
 
-describeWithRedis('a service that others ask through Redis', () => {
-  it('is ready while that is away, and says that it hears nobody', async () => {
+describeWithRedis('a service that receives requests through Redis', () => {
+  it('stays ready but degraded while Redis is down, and recovers when it returns', async () => {
     let redis = await startRedis();
     const [port] = await servicePorts(1);
     const cache = new AppProcess('cache', { PORT: String(port), CACHE_LISTEN: redis.url });
@@ -287,8 +287,8 @@ describeWithRedis('a service that others ask through Redis', () => {
   });
 });
 
-describe('a program that npm has started', () => {
-  it('is told to stop when npm is, which tells nobody but its shell', async () => {
+describe('a program started by npm', () => {
+  it('receives SIGTERM, although npm signals only its shell', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
     const program = join(folder, 'program.mjs');
     await writeFile(
@@ -297,7 +297,7 @@ describe('a program that npm has started', () => {
       setInterval(() => {}, 1_000);
       console.log('started');`,
     );
-    // A command after it keeps the shell from replacing itself with the program.
+    // The trailing command keeps the shell from replacing itself with the program.
     const shell = spawn('sh', ['-c', `"${process.execPath}" scripts/compile-and-run.mjs "${program}"; true`], {
       env: { ...process.env, npm_lifecycle_event: 'start' },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -325,7 +325,7 @@ describe('a program that npm has started', () => {
     }
   });
 
-  it('is compiled again when something has changed, and then alone', async () => {
+  it('is recompiled only after a change, and does not run if it does not compile', async () => {
     const folder = await realpath(await mkdtemp(join(tmpdir(), 'cleave-e2e-')));
     const put = async (path: string, text: string): Promise<void> => {
       await mkdir(dirname(join(folder, path)), { recursive: true });
@@ -350,7 +350,7 @@ describe('a program that npm has started', () => {
       expect(started()).toMatchObject({ stdout: 'one\n', status: 0 });
 
       await put('apps/program.ts', `console.log('two' as string);`);
-      // With the old modification time of an unpacked archive.
+      // An unpacked archive has old modification times.
       await utimes(join(folder, 'apps/program.ts'), 0, 0);
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       expect(started()).toMatchObject({ stdout: 'two\n', status: 0 });
@@ -359,14 +359,14 @@ describe('a program that npm has started', () => {
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       await rm(join(folder, 'libs/other.ts'));
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
-      // Something else has compiled to the same place.
+      // Another build has written to the same folder.
       await put('dist/.tsbuildinfo', '{}');
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       await put('node_modules/.package-lock.json', '{}');
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       expect(started()).toMatchObject({ stdout: 'two\n', status: 0 });
 
-      // V8's compile cache is written here and nowhere else; if it cannot be written, there is no error.
+      // V8's compile cache is written here and nowhere else; a cache that cannot be written is no error.
       const kept = join(folder, 'dist/compile-cache');
       await put(
         'apps/program.ts',
@@ -379,7 +379,7 @@ describe('a program that npm has started', () => {
       await writeFile(kept, '');
       expect(started()).toMatchObject({ stdout: 'two\n', stderr: '', status: 0 });
 
-      // Code that cannot be compiled does not run, not even at a second try.
+      // Code that does not compile does not run, not even the second time.
       await put('apps/program.ts', `console.log('three`);
       for (let time = 0; time < 2; time += 1)
         expect(started()).toMatchObject({ stdout: expect.stringMatching(/^compiling\n[^]*error TS/), status: 2 });

@@ -35,10 +35,10 @@ const all: readonly Part[] = [
   hostileInputTests,
 ];
 
-/** For a further shape, when others run the whole suite. */
+/** The parts that depend on the transport, for a shape that need not run the whole suite. */
 export const essentials: readonly Part[] = [orderTests, idempotencyTests, eventTests];
 
-/** The promises of the system at one base URL. They are the same in every shape, wherever the modules run. */
+/** The end-to-end suite against one base URL. It is the same for every shape, wherever the modules run. */
 export const describeCleave = (name: ShapeName, parts: readonly Part[] = all): void => {
   describe(`Cleave as ${name}`, () => {
     const world = {} as World;
@@ -52,15 +52,15 @@ export const describeCleave = (name: ShapeName, parts: readonly Part[] = all): v
 
     for (const part of parts) part(world);
 
-    describe('after all of that', () => {
-      it('keeps the invariants of the design', () => world.ledger.expectInvariants());
+    describe('after all tests above', () => {
+      it('the stored data satisfies the invariants', () => world.ledger.expectInvariants());
 
-      it('has failed nowhere: no error of its own in any log', () => {
+      it('no log contains an error, nor a warning from Node or a library', () => {
         const lines = world.shape.log().split('\n');
         const logged = lines.filter((it) => it.startsWith('{'));
         expect(logged.length).toBeGreaterThan(0);
         expect(logged.filter((it) => /^\{"level":"(?:error|fatal)"/.test(it))).toEqual([]);
-        // Lines that are not from our log come from Node or a library, which report problems.
+        // Lines that our logger did not write come from Node or a library.
         expect(lines.filter((it) => !it.startsWith('{') && /error|exception|warning/i.test(it))).toEqual([]);
       });
     });

@@ -12,7 +12,7 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
 import { Shoppers } from './shoppers.js';
 
-/** libfaketime shifts the wall clock of a process by the content of a file, which may change at any time. */
+/** libfaketime shifts the wall clock of a process by the offset in a file, which may change at any time. */
 const [library] = globSync('/usr/lib/*/faketime/libfaketime.so.1');
 const describeWithFaketime = orSkip(
   library !== undefined,
@@ -20,7 +20,7 @@ const describeWithFaketime = orSkip(
   'There is no libfaketime for the tests: install it (apt-get install faketime)',
 );
 
-describeWithFaketime('a clock that jumps under load', () => {
+describeWithFaketime('clock jumps under load', () => {
   let folder: string;
   let shape: ProxiedShape;
   const shiftBy = (offset: string): Promise<void> => writeFile(join(folder, 'shift'), offset);
@@ -41,7 +41,7 @@ describeWithFaketime('a clock that jumps under load', () => {
     await rm(folder, { recursive: true, force: true });
   });
 
-  it('loses nothing and doubles nothing, forwards and backwards', async () => {
+  it('satisfy the invariants in both directions, and deliver no event that has not happened', async () => {
     const api = new Api(shape.baseUrl);
     const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
     const shoppers = new Shoppers(api, randomOf('clocks'));
@@ -52,7 +52,7 @@ describeWithFaketime('a clock that jumps under load', () => {
       const before = placed();
       await shoppers.until(() => placed() > before + 10);
       await shiftBy(offset);
-      // Requests in flight during the jump may have missed their deadline, so they are repeated.
+      // Requests in flight during the jump may miss their deadline, so they are retried.
       const product_id = await eventually(() => api.product());
       const order = await eventually(() => api.placed({ customer_id: 'c', product_id, quantity: 1 }));
       createdAt.push(Date.parse(order.created_at));

@@ -22,13 +22,13 @@ interface Step {
   what: string;
   /** The module that performs it, over its own connection. */
   by: Keeper;
-  /** Variants of the step, each told apart by a word in its values; each is a point of its own. */
+  /** Variants of the step, identified by a word in its values; each is a crash point of its own. */
   kinds?: readonly string[];
   /** The statement before it, if the step itself has no name. */
   follows?: string;
-  /** Whether it is part of a transaction that is committed afterwards. */
+  /** Whether it is part of a transaction that commits later. */
   isInTransaction?: boolean;
-  /** What provokes it, if shoppers do not. */
+  /** The provocation that causes it, if shoppers do not. */
   provokedBy?: ProvocationName;
 }
 
@@ -81,8 +81,8 @@ const moments = ['before', 'after'] as const;
 const shapesInTurn: readonly ProxiedShapeName[] = ['one database', 'two databases', 'split'];
 
 /**
- * With `npm run test:crash`, before and after each commit, in each shape. Otherwise one of the two for each commit, in one
- * shape and one variant, chosen by the seed: a single run covers every commit, and many runs cover all points.
+ * With `npm run test:crash`, before and after each commit in each shape. Otherwise one of the two for each commit, in one
+ * shape and one variant, chosen by the seed: one run covers every commit, and many runs cover all points.
  */
 export const crashPointsOf = (
   shape: ProxiedShapeName,
@@ -97,7 +97,7 @@ export const crashPointsOf = (
   return all
     .filter((it) => isComplete || isHere(it))
     .flatMap(({ kinds = [undefined], ...commit }) => {
-      // If inventory is a process of its own, either inventory or its caller is killed.
+      // If inventory is a separate process, either inventory or its caller is killed.
       const victims: Keeper[] = shape === 'split' && commit.by === 'inventory' ? ['order', 'inventory'] : [commit.by];
       const points = kinds.flatMap((kind) =>
         victims.flatMap((victim) =>
@@ -111,7 +111,7 @@ export const crashPointsOf = (
     });
 };
 
-/** Before and after each external call that is not one of the commits above; always all of them. */
+/** The external calls other than the commits above; all of them in every run. */
 export const callPointsOf = (shape: ProxiedShapeName): CrashPoint[] =>
   calls.map((it) => ({ ...it, shape, victim: it.by }));
 

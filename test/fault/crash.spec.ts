@@ -6,11 +6,11 @@ import { crashAtEach } from './crash.js';
 
 const describeNats = await natsOrSkip(describe);
 
-describe.each(['one database', 'two databases', 'split'] as const)('a process killed in the shape %s', (shape) => {
+describe.each(['one database', 'two databases', 'split'] as const)('crashes in the shape %s', (shape) => {
   crashAtEach(crashPointsOf(shape), shape, () => ({ environment: { ORDER_SWEEP_MS: '100' } }));
 });
 
-describeNats('a process killed at a call to NATS or to a merchant', () => {
+describeNats('crashes at a call to NATS or to a merchant', () => {
   let nats: NatsServer;
   let proxy: NatsProxy;
 

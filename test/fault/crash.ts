@@ -14,7 +14,7 @@ import { provocations } from './provocations.js';
 import { Shoppers } from './shoppers.js';
 import { printTable } from './table.js';
 
-/** The outcome of a crash, for people to read. */
+/** The outcome of a crash, as a row of the printed table. */
 interface Aftermath {
   at: string;
   /** Orders in flight when the process was killed, and orders that a retry found instead of placing them again. */
@@ -26,7 +26,7 @@ interface Aftermath {
   ms: number;
 }
 
-/** A system that is killed at one point after the other, and must recover completely every time. */
+/** Crashes one system at one point after another; it must recover completely every time. */
 class CrashTest {
   private readonly table: Aftermath[] = [];
   private shape: ProxiedShape | undefined;
@@ -38,14 +38,14 @@ class CrashTest {
     private readonly nats: NatsProxy | undefined,
   ) {}
 
-  /** While shoppers are at work, kills the process at some occurrence of the step, and restarts it. */
+  /** Kills the process at an occurrence of the step while shoppers are active, and restarts it. */
   async crashAt(point: CrashPoint): Promise<void> {
     const startedAt = Date.now();
     this.shape ??= await startProxied(this.name, this.environment);
     try {
       this.table.push({ ...(await crash(this.shape, point, this.nats)), ms: Date.now() - startedAt });
     } catch (error) {
-      // The next crash starts a new system, so that a failure does not affect it.
+      // The next crash starts a new system, unaffected by this failure.
       await this.stop().catch(() => undefined);
       throw error;
     }
@@ -80,7 +80,7 @@ export const crashAtEach = (
     await test?.stop();
   });
 
-  it.each(points)('$victim killed $moment $step loses nothing and doubles nothing', (point) => test.crashAt(point));
+  it.each(points)('$victim killed $moment $step: nothing is lost or duplicated', (point) => test.crashAt(point));
 };
 
 const catchStatement = (
@@ -113,7 +113,7 @@ const crash = async (
   const api = new Api(shape.baseUrl);
   const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
   const shoppers = new Shoppers(api, random);
-  // A provoked step occurs once, and one of several variants less often than others.
+  // A provoked step occurs once, and a variant of a step is rarer than a step without variants.
   const occurrence = provokedBy === undefined ? random.integer(1, point.kind === undefined ? 4 : 2) : 1;
   const catching = {
     Postgres: () => catchStatement(point, shape.proxies, occurrence),
@@ -133,7 +133,7 @@ const crash = async (
   if (of === 'Postgres' && moment === 'after')
     expect(caught).toMatchObject({ outcome: isInTransaction ? 'in a transaction' : 'committed' });
   if (of === 'NATS' && moment === 'after') expect(caught).toMatchObject({ outcome: 'kept' });
-  // A statement that another process has sent is still carried out, although its caller is gone.
+  // A statement that another process has sent is still executed, although its caller is gone.
   if (victim !== by) (caught as Caught).pass();
   else caught.cut();
   await killed.restart();
@@ -149,7 +149,7 @@ const crash = async (
   await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
   await receiver.stop();
   expect(kept).toBeGreaterThan(0);
-  // A retry finds the order that was recorded but not acknowledged, by its key.
+  // A retry finds the recorded but unacknowledged order by its key.
   if (step === 'Record' && moment === 'after') expect(shoppers.replayed).toBeGreaterThan(0);
   return {
     at: `${shape.name}: ${victim} ${moment} ${step} ${occurrence}`,

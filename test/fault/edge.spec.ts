@@ -31,7 +31,7 @@ const answerTo = async (sent: ClientRequest): Promise<[IncomingMessage, string]>
   return [answer, await textOf(answer)];
 };
 
-/** The configuration of the containers, except for the addresses: here the gateways have different ports. */
+/** The configuration of the containers with the addresses of this test, whose gateways have different ports. */
 const hereOf = async (port: number, gateways: number[]): Promise<string> => {
   const text = await readFile('docker/haproxy.cfg', 'utf8');
   const servers = gateways.map((at, index) => `server gateway-${index + 1} 127.0.0.1:${at} check`);
@@ -86,12 +86,12 @@ describeWithHaproxy('HAProxy at the edge', () => {
     expect(complaints.filter(Boolean)).toEqual([]);
   });
 
-  it('is configured as HAProxy takes it', () => {
+  it('has a configuration that HAProxy accepts without warnings', () => {
     const { status, stderr } = spawnSync('haproxy', ['-c', '-f', 'docker/haproxy.cfg'], { encoding: 'utf8' });
     expect([status, stderr]).toEqual([0, expect.not.stringMatching(/ALERT|WARNING/)]);
   });
 
-  /** Sends the path byte for byte. Only the gateway adds an id to its answers, so it tells who has answered. */
+  /** Sends the path unchanged. Only the gateway adds a request id to its responses, which shows who has answered. */
   const asked = async (method: string, path: string, at = edge) => {
     const { hostname, port } = new URL(at);
     const sent = request({ hostname, port, method, path, agent: false });
@@ -100,7 +100,7 @@ describeWithHaproxy('HAProxy at the edge', () => {
     return { isOfGateway: headers['x-request-id'] !== undefined, status: statusCode, headers, body };
   };
 
-  it('knows every address of the document, but what each instance tells of itself', async () => {
+  it('forwards every path of the OpenAPI document except /admin/log-level and /metrics', async () => {
     const { paths } = JSON.parse(await readFile('docs/openapi.json', 'utf8')) as { paths: object };
     const refused: string[] = [];
     for (const path of ['/', '/docs', '/docs/swagger-ui-init.js', '/openapi.json', ...Object.keys(paths)])
@@ -108,7 +108,7 @@ describeWithHaproxy('HAProxy at the edge', () => {
     expect(refused.toSorted()).toEqual(['/admin/log-level', '/metrics']);
   });
 
-  it.each(['/order', '/orders?limit=1', '/%6Frders', '/stock/a%2Fb', '/sales/'])('lets through %s', async (path) => {
+  it.each(['/order', '/orders?limit=1', '/%6Frders', '/stock/a%2Fb', '/sales/'])('forwards %s', async (path) => {
     const { isOfGateway, status } = await asked('GET', path);
     expect([isOfGateway, status]).toEqual([true, (await asked('GET', path, urls[0])).status]);
   });
@@ -117,7 +117,7 @@ describeWithHaproxy('HAProxy at the edge', () => {
     ...['/metrics', '/%6Detrics', '/METRICS', '/metrics/', '/metrics?x', '//metrics', '/./metrics', '/%256Detrics'],
     ...['/admin/log-level', '/ADMIN/log-level', '/admin'],
     ...['/nothing', '/ordersx', '/Orders', '/orders;x', '//orders', '/.env', '/%zz'],
-  ])('tells of nothing at %s, as the gateway does', async (path) => {
+  ])('answers %s itself, with the 404 of the gateway', async (path) => {
     const known = await asked('GET', '/nothing', urls[0]);
     expect(known).toMatchObject({ isOfGateway: true, status: 404 });
     const { detail: _, ...members } = problem.parse(JSON.parse(known.body));
@@ -138,7 +138,7 @@ describeWithHaproxy('HAProxy at the edge', () => {
     }
   });
 
-  it('drains and adds gateways under load, and no request fails', async () => {
+  it('drains and adds gateways under load without a failed request', async () => {
     await trial.stock();
     const visited = await trial.api.product({ onHand: 1_000_000 });
     const load = trial.load(thinkMs);
@@ -162,7 +162,7 @@ describeWithHaproxy('HAProxy at the edge', () => {
   });
 });
 
-describeWithHaproxy('HAProxy before gateways that break off', () => {
+describeWithHaproxy('HAProxy in front of a gateway that closes connections', () => {
   const received: string[] = [];
   let server: Server;
   let haproxy: Daemon;
@@ -202,9 +202,9 @@ describeWithHaproxy('HAProxy before gateways that break off', () => {
     [false, 'POST', '/stock/batch'],
     [false, 'POST', '/dead-letters/d-1/retry'],
     [false, 'POST', '/cache/counters'],
-  ])('asks again (%s), of what carries a key: %s %s', async (isRepeated, method, path) => {
+  ])('retries only requests that are safe or take an idempotency key (%s): %s %s', async (isRepeated, method, path) => {
     received.length = 0;
-    // HAProxy closes the connection after such an answer, so each request uses its own.
+    // HAProxy closes the connection after such a response, so each request uses a new one.
     const sent = request(edge + path, { method, headers: { 'idempotency-key': '"k"' }, agent: false });
     sent.end(method === 'GET' ? undefined : '{}');
     const [answer] = await answerTo(sent);

@@ -24,7 +24,7 @@ const lanes = 2;
 /** Long enough for gateway and order to notice that the caller has disconnected. */
 const noticedWithinMs = 500;
 
-it('an order that waits for its turn is not placed once its caller has gone; one that has begun is', async () => {
+it('a queued order is dropped when its caller disconnects; an order in a running batch is placed', async () => {
   const api = new Api(shape.baseUrl);
   const product_id = await api.product({ onHand: 10 });
   const placedBy = async (customer: string): Promise<number> =>

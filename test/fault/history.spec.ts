@@ -46,79 +46,79 @@ const changedTo = (id: string, change: Partial<Order>) => ({ orderId: id, outcom
 
 const brokenBy = (log: ClientLog, orders: KeptOrder[]): string[] => contradictions(log, orders).map((it) => it.broken);
 
-describe('what clients were told, held against what is kept', () => {
+describe('the comparison of the answers to clients with the stored orders', () => {
   it.each<[string, Attempt[], KeptOrder[]]>([
     ['an acknowledged order', [acknowledged('k', 'a')], [kept('a', 'k')]],
-    ['one acknowledged twice', [acknowledged('k', 'a'), acknowledged('k', 'a')], [kept('a', 'k')]],
-    ['no answer and an order', [attempt('k')], [kept('a', 'k')]],
-    ['no answer and none', [attempt('k', 'ECONNRESET')], []],
-    ['a failure and an order', [problem('k', 503, 'unavailable')], [kept('a', 'k')]],
-    ['one that still runs', [problem('k', 409, 'request-in-progress')], [kept('a', 'k')]],
-    ['a refusal', [problem('k', 503, 'unavailable'), problem('k', 409, 'out-of-stock')], []],
-    ['a closed door', [attempt('k', 'ECONNREFUSED')], []],
-    ['a closed door, then an order', [attempt('k', 'ECONNREFUSED'), acknowledged('k', 'a')], [kept('a', 'k')]],
-    ['an order of somebody else', [], [kept('a', 'k'), kept('b', null), kept('c', null)]],
+    ['an order acknowledged twice', [acknowledged('k', 'a'), acknowledged('k', 'a')], [kept('a', 'k')]],
+    ['an order without an answer', [attempt('k')], [kept('a', 'k')]],
+    ['no order and no answer', [attempt('k', 'ECONNRESET')], []],
+    ['an order that was answered with 503', [problem('k', 503, 'unavailable')], [kept('a', 'k')]],
+    ['an order that was answered as still in progress', [problem('k', 409, 'request-in-progress')], [kept('a', 'k')]],
+    ['a refused request', [problem('k', 503, 'unavailable'), problem('k', 409, 'out-of-stock')], []],
+    ['a refused connection', [attempt('k', 'ECONNREFUSED')], []],
+    ['a refused connection, then an order', [attempt('k', 'ECONNREFUSED'), acknowledged('k', 'a')], [kept('a', 'k')]],
+    ['orders of other clients', [], [kept('a', 'k'), kept('b', null), kept('c', null)]],
   ])('accepts %s', (_, placements, orders) => expect(brokenBy({ placements }, orders)).toEqual([]));
 
   it.each<[string, Attempt[], KeptOrder[], string[]]>([
     [
-      'an order that is gone',
+      'a missing order',
       [acknowledged('k', 'a')],
       [],
       ['an acknowledged order is gone', 'an acknowledged order is not kept under its key'],
     ],
     [
-      'another total',
+      'a changed total',
       [acknowledged('k', 'a')],
       [kept('a', 'k', { total_minor: 501 })],
       ['an acknowledged order has become another one'],
     ],
     [
-      'other lines',
+      'changed lines',
       [acknowledged('k', 'a')],
       [kept('a', 'k', { lines: [] })],
       ['an acknowledged order has become another one'],
     ],
+    ['a lost key', [acknowledged('k', 'a')], [kept('a', null)], ['an acknowledged order is not kept under its key']],
     [
-      'a key that was lost',
+      'two orders under one key',
       [acknowledged('k', 'a')],
-      [kept('a', null)],
-      ['an acknowledged order is not kept under its key'],
+      [kept('a', 'k'), kept('b', 'k')],
+      ['a key has several orders'],
     ],
-    ['two orders a key', [acknowledged('k', 'a')], [kept('a', 'k'), kept('b', 'k')], ['a key has several orders']],
     [
-      'two answers a key',
+      'two answers under one key',
       [acknowledged('k', 'a'), acknowledged('k', 'b')],
       [kept('a', 'k'), kept('b', null)],
       ['a key was answered with several orders', 'an acknowledged order is not kept under its key'],
     ],
     [
-      'a refusal with an order',
+      'an order for a refused request',
       [problem('k', 409, 'out-of-stock'), attempt('k')],
       [kept('a', 'k')],
       ['what was refused has an order'],
     ],
     [
-      'an order behind a closed door',
+      'an order in spite of a refused connection',
       [attempt('k', 'ECONNREFUSED')],
       [kept('a', 'k')],
       ['what had no effect has an order'],
     ],
     [
-      'an order in spite of a promise',
+      'an order answered with "no effect"',
       [problem('k', 503, 'unavailable', 'It has had no effect.')],
       [kept('a', 'k')],
       ['what had no effect has an order'],
     ],
     [
-      'an order of a fault',
+      'an order for an invalid request',
       [problem('k', 400, 'invalid-request')],
       [kept('a', 'k')],
       ['what had no effect has an order'],
     ],
-  ])('complains of %s', (_, placements, orders, broken) => expect(brokenBy({ placements }, orders)).toEqual(broken));
+  ])('reports %s', (_, placements, orders, broken) => expect(brokenBy({ placements }, orders)).toEqual(broken));
 
-  it('follows an order through its changes', () => {
+  it('reports an acknowledged change that is missing', () => {
     const log = {
       placements: [acknowledged('k', 'a')],
       changes: [changedTo('a', { version: 2, status: 'fulfilled' })],
@@ -133,7 +133,7 @@ describe('what clients were told, held against what is kept', () => {
   });
 });
 
-describe('what clients were told of refunds, held against what was given back', () => {
+describe('the comparison of the answers to clients with the stored refunds', () => {
   const asked = (key: string, amountMinor: number, rest: Partial<RefundAttempt> = {}): RefundAttempt => ({
     ...{ key, orderId: 'a', amountMinor },
     ...rest,
@@ -149,19 +149,19 @@ describe('what clients were told of refunds, held against what was given back', 
     brokenBy({ placements: [], refunds }, [kept('a', null, { refunds: given })]);
 
   it.each<[string, RefundAttempt[], number[]]>([
-    ['what was acknowledged', [done('k', 5), done('l', 5)], [5, 5]],
-    ['one acknowledged twice', [asked('k', 5), done('k', 5), done('k', 5)], [5]],
-    ['no answer and a refund', [asked('k', 5)], [5]],
-    ['no answer and none', [asked('k', 5, { outcome: 'ECONNRESET' })], []],
-    ['a refusal', [asked('k', 5), denied('k', 5)], []],
+    ['acknowledged refunds', [done('k', 5), done('l', 5)], [5, 5]],
+    ['a refund acknowledged twice', [asked('k', 5), done('k', 5), done('k', 5)], [5]],
+    ['a refund without an answer', [asked('k', 5)], [5]],
+    ['no refund and no answer', [asked('k', 5, { outcome: 'ECONNRESET' })], []],
+    ['a refused request', [asked('k', 5), denied('k', 5)], []],
   ])('accepts %s', (_, refunds, given) => expect(broken(refunds, given)).toEqual([]));
 
   it.each<[string, RefundAttempt[], number[], string]>([
-    ['one that is gone', [done('k', 5), done('l', 5)], [5], 'an acknowledged refund is gone'],
-    ['one of another amount', [done('k', 5)], [6], 'an acknowledged refund is gone'],
-    ['one made twice', [done('k', 5), done('k', 5)], [5, 5], 'money was given back that nobody asked for'],
-    ['one that was refused', [denied('k', 5)], [5], 'money was given back that nobody asked for'],
-  ])('finds %s', (_, refunds, given, said) => {
+    ['a missing refund', [done('k', 5), done('l', 5)], [5], 'an acknowledged refund is gone'],
+    ['a refund of another amount', [done('k', 5)], [6], 'an acknowledged refund is gone'],
+    ['a refund made twice', [done('k', 5), done('k', 5)], [5, 5], 'money was given back that nobody asked for'],
+    ['a refund for a refused request', [denied('k', 5)], [5], 'money was given back that nobody asked for'],
+  ])('reports %s', (_, refunds, given, said) => {
     expect(broken(refunds, given)[0]).toContain(said);
   });
 });

@@ -7,23 +7,23 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { allAt, connected, query } from '../support/tables.js';
 import { Shoppers } from './shoppers.js';
 
-/** Faults planted into consistent data, each with the invariant that must detect it. */
+/** Faults injected into consistent data, each with the invariant that must detect it. */
 const faults: [broken: RegExp, fault: string, sql: string][] = [
   [
     /^I1/,
-    'more is promised than there is',
+    'more is reserved than on hand',
     `ALTER TABLE inventory.products DROP CONSTRAINT stock_is_never_oversold;
      UPDATE inventory.products SET reserved = on_hand + 1`,
   ],
-  [/^I2: what is promised/, 'a promise is forgotten', `UPDATE inventory.products SET reserved = 0`],
+  [/^I2: what is promised/, 'reserved stock is forgotten', `UPDATE inventory.products SET reserved = 0`],
   [
     /^I2: what is held for an order/,
-    'a live order has lost its hold',
+    'an active order has lost its stock',
     `UPDATE inventory.reservations SET held = '{}', state = 'released' WHERE state = 'confirmed' AND held <> '{}'`,
   ],
   [
     /^I2: what is held for an order/,
-    'a live order has lost its reservation',
+    'an active order has lost its reservation',
     `DELETE FROM inventory.reservations WHERE state = 'confirmed'`,
   ],
   [
@@ -41,12 +41,12 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   ],
   [
     /^I3: an acknowledged order is gone/,
-    'an order is gone',
+    'an order is missing',
     `DELETE FROM orders.orders WHERE order_id = (SELECT order_id FROM orders.orders ORDER BY order_id DESC LIMIT 1)`,
   ],
   [
     /^I3: an acknowledged order has become another/,
-    'an order is about more units',
+    'an order has another quantity',
     `UPDATE orders.orders SET lines = jsonb_set(lines, '{0,quantity}', '9')`,
   ],
   [
@@ -57,7 +57,7 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   ],
   [
     /^I3: what was refused has an order/,
-    'a refusal has an order all the same',
+    'a refused request has an order',
     `UPDATE orders.orders SET idempotency_key = (SELECT max(idempotency_key) FROM orders.refusals)
      WHERE order_id = (SELECT order_id FROM orders.orders ORDER BY order_id DESC LIMIT 1)`,
   ],
@@ -80,36 +80,36 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   ],
   [
     /^I5: more is refunded than captured/,
-    'more is given back than was taken',
+    'more is refunded than captured',
     `ALTER TABLE payment.payments DROP CONSTRAINT money_adds_up;
      UPDATE payment.payments SET refunded_minor = captured_minor + 1 WHERE captured_minor > 0`,
   ],
   [
     /^I5: the payment is not what the ledger/,
-    'the provider has taken money of which we know nothing',
+    'the provider has a capture that we do not know',
     `UPDATE payment.payments SET captured_minor = 0, refunded_minor = 0 WHERE captured_minor > 0`,
   ],
   [
     /^I5: the payment is not what the ledger/,
-    'the provider has taken money twice',
+    'the provider has captured twice',
     `INSERT INTO payment.simulated_ledger (tenant_id, operation_id, order_id, kind, amount_minor, decided_at)
      SELECT tenant_id, gen_random_uuid(), order_id, kind, amount_minor, decided_at
      FROM payment.simulated_ledger WHERE kind = 'capture' AND refused_for IS NULL`,
   ],
   [
     /^I5: money was taken for an order that is cancelled/,
-    'an order is cancelled whose money is kept',
+    'a cancelled order is not refunded',
     `UPDATE orders.orders o SET status = 'cancelled' FROM payment.payments p
      WHERE p.order_id = o.order_id AND p.captured_minor > p.refunded_minor`,
   ],
   [
     /^I5: the history tells that another amount was taken/,
-    'the history tells of less than was taken',
+    'the history has a smaller capture',
     `UPDATE orders.events SET data = jsonb_set(data, '{amount_minor}', '1') WHERE type = 'payment-captured'`,
   ],
   [
     /^I6: a payment is still being led/,
-    'a payment comes to no end',
+    'a payment never ends',
     `UPDATE orders.sagas SET state = 'running' WHERE saga_id = (SELECT min(saga_id::text)::uuid FROM orders.sagas)`,
   ],
   [
@@ -120,7 +120,7 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   ],
   [
     /^I6: something was asked of a provider/,
-    'what a provider has answered was never written down',
+    'the answer of a provider was never recorded',
     `UPDATE payment.operations SET state = 'open' WHERE kind = 'capture'`,
   ],
   [
@@ -130,7 +130,7 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   ],
   [
     /^I6: a hold waits/,
-    'a hold was left behind',
+    'a hold is left over',
     `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
      VALUES ('default', gen_random_uuid(), 'held', '{}', now() + interval '1 hour')`,
   ],
@@ -143,24 +143,24 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   [/^I7/, 'a sale is counted twice', `UPDATE inventory.products SET sold = sold * 2`],
   [
     /^I8: an event has not been delivered/,
-    'the stock has not followed to the end',
+    'the stock consumer is behind',
     `UPDATE orders.checkpoints SET position = lpad('', 20, '0') || '-' || lpad('', 19, '0') WHERE consumer = 'stock'`,
   ],
   [
     /^I8: a consumer of the log has not come to its end/,
-    'somebody who follows the orders has not come to the end',
+    'the webhooks consumer is behind',
     `UPDATE webhooks.checkpoints SET position = lpad('', 20, '0') || '-' || lpad('', 19, '0')`,
   ],
   [
     /^I8: an event is announced twice/,
-    'an event is announced twice',
+    'an event is published twice',
     `DROP INDEX orders.events_by_order;
      INSERT INTO orders.events (xid, tenant_id, order_id, version, reservation_id, type, status, data, at)
      SELECT xid, tenant_id, order_id, version, reservation_id, type, status, data, at FROM orders.events`,
   ],
   [
     /^I8: events of an order are announced out of order/,
-    'events are announced from the end',
+    'events are published in reverse',
     `UPDATE orders.events SET xid = (100000 - xid::text::bigint)::text::xid8;
      UPDATE orders.checkpoints SET position = lpad('100000', 20, '0') || '-' || lpad('', 19, '0')`,
   ],
@@ -172,7 +172,7 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
   ],
   [
     /^I8: an event has had no effect/,
-    'an event was passed over',
+    'an event was skipped',
     `UPDATE inventory.reservations SET settled_version = 1 WHERE settled_version > 1`,
   ],
   [
@@ -181,25 +181,17 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
     `INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta)
      SELECT tenant_id, product_id, kind, delta FROM inventory.stock_moves WHERE kind = 'fulfilled' LIMIT 1`,
   ],
-  [
-    /^I10: the order has another version/,
-    'an entry of the history is gone',
-    `DELETE FROM orders.events WHERE version = 2`,
-  ],
+  [/^I10: the order has another version/, 'a history entry is missing', `DELETE FROM orders.events WHERE version = 2`],
   [
     /^I10: entry 2 is not possible/,
-    'goods came back before they went out',
+    'a return comes before its fulfilment',
     `UPDATE orders.events SET type = 'returned' WHERE version = 2 AND type = 'fulfilled'`,
   ],
-  [
-    /^I10/,
-    'units were handed over that no entry tells of',
-    `UPDATE orders.orders SET lines = jsonb_set(lines, '{0,fulfilled}', '0')`,
-  ],
+  [/^I10/, 'the history lacks a fulfilment', `UPDATE orders.orders SET lines = jsonb_set(lines, '{0,fulfilled}', '0')`],
   [/^I11/, 'a total is off by one', `UPDATE orders.orders SET total_minor = total_minor + 1`],
 ];
 
-describe('the invariants, when a fault is planted', () => {
+describe('the invariants', () => {
   let shape: ProxiedShape;
   let shoppers: Shoppers;
   let url: string;
@@ -229,7 +221,7 @@ describe('the invariants, when a fault is planted', () => {
     return (await ledger.violations({ log: shoppers, holdsMayWait: false })).map((it) => it.broken);
   };
 
-  it.each(faults)('say %s: %s', async (broken, _, sql) => {
+  it.each(faults)('report %s if %s', async (broken, _, sql) => {
     const copy = new URL(url);
     copy.pathname += '_fault';
     const [name, template] = [copy, new URL(url)].map((it) => pg.escapeIdentifier(it.pathname.slice(1)));
@@ -248,8 +240,8 @@ describe('the invariants, when a fault is planted', () => {
     }
   });
 
-  // Not in a copy: a database with a prepared transaction can be neither dropped nor copied.
-  it('say /^I9/: what was prepared was never finished', async () => {
+  // Not in a copy, because a database with a prepared transaction can be neither dropped nor copied.
+  it('report /^I9/ if a prepared transaction was never finished', async () => {
     const gid = fresh('planted');
     await query(url, `BEGIN; UPDATE inventory.products SET name = name; PREPARE TRANSACTION '${gid}'`);
     try {

@@ -32,12 +32,12 @@ afterAll(async () => {
   await stripe.stop();
 });
 
-/** A call that is held up until it is released. */
+/** A call that is delayed until it is released. */
 interface HeldUp {
   release(): void;
 }
 
-/** Shorter than any timeout of a call that is held up. */
+/** Shorter than any timeout of a delayed call. */
 const patienceMs = 1_500;
 
 /** Transactions of a module that began before the moment, and sessions that hold locks outside of a transaction. */
@@ -59,7 +59,7 @@ const order = () => ({ customer_id: 'c', product_id: product, quantity: 1 });
 const place = () => api.placed(order(), fresh('k'));
 const buy = (payment: object) => api.placed({ ...order(), payment }, fresh('k'));
 
-/** Holds up a statement of another module. */
+/** Delays a statement of another module. */
 const slow = (by: Keeper, statement: string, word?: string) => async (): Promise<HeldUp> => {
   const caught = await shape.proxies[by].next({
     ...{ statement, moment: 'before' as const },
@@ -73,7 +73,7 @@ const slowStripe = (change: 'authorise' | 'capture') => async (): Promise<HeldUp
   return { release: () => caught.pass() };
 };
 
-/** Holds up a webhook, which is sent again because it is never answered. */
+/** Delays a webhook, which is retried because it is never answered. */
 const slowMerchant = async (): Promise<HeldUp> => {
   const caught = await receiver.next(1);
   return { release: () => caught.cut() };
@@ -87,22 +87,27 @@ const readPayment = async () => {
 };
 
 it.each<{ call: string; waiting: Keeper[]; slow: () => Promise<HeldUp>; begin: () => Promise<unknown> }>([
-  { call: 'inventory, to hold stock', waiting: ['order'], slow: slow('inventory', 'inventory-reserve'), begin: place },
-  { call: 'inventory, to tell it', waiting: ['order'], slow: slow('inventory', 'inventory-settle'), begin: place },
   {
-    ...{ call: 'inventory, for what is overdue', waiting: ['order'], slow: slow('inventory', 'inventory-overdue') },
+    call: 'inventory to reserve stock',
+    waiting: ['order'],
+    slow: slow('inventory', 'inventory-reserve'),
+    begin: place,
+  },
+  { call: 'inventory to settle events', waiting: ['order'], slow: slow('inventory', 'inventory-settle'), begin: place },
+  {
+    ...{ call: 'inventory for overdue reservations', waiting: ['order'], slow: slow('inventory', 'inventory-overdue') },
     begin: async () => undefined,
   },
   {
-    ...{ call: 'payment, to take money', waiting: ['order'], slow: slow('payment', 'payment-begin') },
+    ...{ call: 'payment to begin a payment', waiting: ['order'], slow: slow('payment', 'payment-begin') },
     begin: () => buy({ method: 'simulated', token: 'tok_ok' }),
   },
-  { call: 'payment, to tell of it', waiting: ['order'], slow: slow('payment', 'payment-find'), begin: readPayment },
-  { call: 'Stripe, to authorise', waiting: ['order', 'payment'], slow: slowStripe('authorise'), begin: card },
-  { call: 'Stripe, to capture', waiting: ['order', 'payment'], slow: slowStripe('capture'), begin: card },
-  { call: 'a merchant', waiting: ['order', 'webhooks'], slow: slowMerchant, begin: place },
-  { call: 'order, for its log', waiting: ['sales', 'webhooks'], slow: slow('order', 'order-log'), begin: place },
-])('nobody holds a lock while waiting for $call', async ({ waiting, slow: heldUp, begin }) => {
+  { call: 'payment to read a payment', waiting: ['order'], slow: slow('payment', 'payment-find'), begin: readPayment },
+  { call: 'Stripe to authorise', waiting: ['order', 'payment'], slow: slowStripe('authorise'), begin: card },
+  { call: 'Stripe to capture', waiting: ['order', 'payment'], slow: slowStripe('capture'), begin: card },
+  { call: 'a webhook endpoint', waiting: ['order', 'webhooks'], slow: slowMerchant, begin: place },
+  { call: 'order for its event log', waiting: ['sales', 'webhooks'], slow: slow('order', 'order-log'), begin: place },
+])('a caller holds no lock or transaction during a call to $call', async ({ waiting, slow: heldUp, begin }) => {
   const holding = heldUp();
   const work = begin();
   const held = await holding;
@@ -119,7 +124,7 @@ it.each<{ call: string; waiting: Keeper[]; slow: () => Promise<HeldUp>; begin: (
   await ledger.expectInvariants({ holdsMayWait: false });
 });
 
-it('would see a lock that is held without a transaction, and a transaction without a lock', async () => {
+it('the check detects a lock without a transaction, and a transaction without a lock', async () => {
   const client = await connected((await shape.databaseUrls()).order);
   try {
     await client.query(`SET application_name = 'cleave-order'`);

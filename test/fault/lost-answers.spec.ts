@@ -8,7 +8,7 @@ import { Shoppers } from './shoppers.js';
 
 const shapes = ['one database', 'two databases'] as const;
 
-/** Each in one of the shapes, chosen by the seed; with `npm run test:crash` in both. */
+/** Each runs in one shape, chosen by the seed; with `npm run test:crash` in both. */
 const lostAnswersIn = (name: (typeof shapes)[number]) =>
   randomOf('lost answers')
     .shuffled(lostAnswers)
@@ -27,7 +27,7 @@ const lostAnswers = [
   ['Count', 'sales-add', 'sales', 'sent'],
 ] as const;
 
-describe.each(shapes)('connections to Postgres that break under load: %s', (name) => {
+describe.each(shapes)('connections to Postgres that fail under load: %s', (name) => {
   let shape: ProxiedShape;
 
   const shopWhile = async (title: string, faults: (shoppers: Shoppers) => Promise<void>): Promise<Shoppers> => {
@@ -49,7 +49,7 @@ describe.each(shapes)('connections to Postgres that break under load: %s', (name
   afterAll(() => shape?.stop());
 
   it.each(lostAnswersIn(name))(
-    'the answer to %s is lost again and again (%s of %s, %s)',
+    'the response to %s is lost repeatedly (%s of %s, %s): the invariants hold, and callers get at worst 503',
     async (_, statement, by, moment) => {
       let lost = 0;
       const shoppers = await shopWhile(`${name} ${statement} ${moment}`, async (shoppers) => {
@@ -60,13 +60,13 @@ describe.each(shapes)('connections to Postgres that break under load: %s', (name
         await shoppers.until(() => lost >= 5);
         stop();
       });
-      // A lost answer leads to a retry or to 503, never to another error.
+      // A lost response leads to a retry or to 503, never to another error.
       const outcomes = new Set(shoppers.placements.map((it) => it.outcome));
       expect([201, 409, 503]).toEqual(expect.arrayContaining([...outcomes]));
     },
   );
 
-  it('all of them are cut, and new ones are turned away for a while', async () => {
+  it('all of them are cut and new ones are refused for a while: the invariants hold', async () => {
     await shopWhile(`${name} cut`, async (shoppers) => {
       for (let times = 1; times <= 3; times += 1) {
         const answered = (): number => shoppers.placements.filter((it) => it.outcome === 201).length;
@@ -83,7 +83,7 @@ describe.each(shapes)('connections to Postgres that break under load: %s', (name
     });
   });
 
-  it('all of them are slow', async () => {
+  it('all of them are slow: the invariants hold', async () => {
     await shopWhile(`${name} slow`, async (shoppers) => {
       for (const proxy of Object.values(shape.proxies)) proxy.delayMs = 20;
       await shoppers.until(() => shoppers.placements.filter((it) => it.outcome === 201).length > 20);

@@ -6,9 +6,9 @@ import { Api } from '../support/api.js';
 import { Ledger } from '../support/ledger.js';
 import { startShape, type Shape } from '../support/shapes.js';
 
-/** About 35 MB above what the process uses once it has done everything for the first time. */
+/** About 35 MB above what the process uses once it has warmed up. */
 const heapMb = 112;
-/** With a leak of 10 KB each, the heap would be full after little more than half of them. */
+/** A leak of 10 KB per request would fill the heap after little more than half of them. */
 const requests = 6_000;
 
 let shape: Shape;
@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => shape?.stop());
 
-it('orders leave nothing behind in memory: thousands of them, of every kind, go through a small heap', async () => {
+it('a monolith with a small heap handles thousands of orders of several kinds without running out of memory', async () => {
   const api = new Api(shape.baseUrl);
   const products = await Promise.all(Array.from({ length: 20 }, () => api.product({ onHand: 1_000_000 })));
   const scarce = await api.product({ onHand: 1 });

@@ -10,7 +10,7 @@ import { NatsProxy } from '../support/nats-proxy.js';
 
 const describeNats = await natsOrSkip(describe);
 
-describeNats('the proxy before NATS', () => {
+describeNats('the NATS proxy', () => {
   let nats: NatsServer;
   let direct: NatsConnection;
   let proxy: NatsProxy;
@@ -48,7 +48,7 @@ describeNats('the proxy before NATS', () => {
     app.write(sent);
     await eventually(async () => expect(heard).toContain(answer));
   };
-  /** Sends a piece in a write of its own. */
+  /** Sends a piece in a separate write. */
   const written = async (piece: string): Promise<void> => {
     await new Promise((resolve) => app.write(piece, resolve));
     await setImmediate();
@@ -56,7 +56,7 @@ describeNats('the proxy before NATS', () => {
   const kept = async (): Promise<number> =>
     (await (await jetstreamManager(direct)).streams.info('kept')).state.messages;
 
-  it('passes on what is not caught, also what has headers or comes in pieces', async () => {
+  it('forwards messages that it does not catch, with headers or in pieces', async () => {
     const catching = proxy.next({ subject: 'kept.b', moment: 'before' });
     await said('PUB kept.a inbox.1 5\r\nPUB k\r\n', 'MSG inbox.1');
     await said('HPUB kept.a inbox.2 12 14\r\nNATS/1.0\r\n\r\nab\r\n', 'MSG inbox.2');
@@ -65,7 +65,7 @@ describeNats('the proxy before NATS', () => {
     expect(await kept()).toBe(2);
   });
 
-  it('catches a message before NATS has it, and nothing before that one', async () => {
+  it('catches a message before NATS receives it, and forwards the earlier ones', async () => {
     const catching = proxy.next({ subject: 'kept.', moment: 'before' }, 2);
     app.write('PUB kept.a inbox.1 1\r\na\r\nPUB kept.a inbox.2 1\r\nb\r\n');
     const { cut, outcome } = await catching;
@@ -75,7 +75,7 @@ describeNats('the proxy before NATS', () => {
     await eventually(async () => expect(await kept()).toBe(1));
   });
 
-  it('catches a message after NATS has said that it keeps it, whatever else NATS says meanwhile', async () => {
+  it('catches a message after NATS has acknowledged it, also if NATS sends others in between', async () => {
     const catching = proxy.next({ subject: 'kept.', moment: 'after' }, 2);
     app.write('SUB loud 2\r\n');
     await said('PUB kept.a inbox.1 1\r\na\r\nPUB loud 1\r\n!\r\nPUB kept.a inbox.2 1\r\nb\r\n', 'MSG loud');
@@ -86,7 +86,7 @@ describeNats('the proxy before NATS', () => {
     expect(heard).not.toContain('inbox.2');
   });
 
-  it('tells when NATS does not keep it', async () => {
+  it('reports that NATS has not stored a message', async () => {
     const catching = proxy.next({ subject: 'lost.', moment: 'after' });
     app.write('PUB lost.a inbox.1 1\r\na\r\n');
     // No stream stores it, so the test replies with NATS's error itself.

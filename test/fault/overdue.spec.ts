@@ -12,7 +12,7 @@ import { paused } from './paused.js';
 const holdMs = 600;
 const sweepMs = 100;
 
-/** All answers to one request that is sent more than once. */
+/** One request that may be sent repeatedly, and all answers to it. */
 class Asking {
   readonly placements: Attempt[] = [];
   readonly key = fresh('overdue');
@@ -29,10 +29,10 @@ class Asking {
   }
 }
 
-describe('a hold whose deadline passes while its order is being written down', () => {
+describe('a hold that expires while its order is being recorded', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
-  /** Clients of the instance that is paused, and of the other one, which sweeps meanwhile. */
+  /** Clients of the paused instance, and of the other one, which sweeps. */
   let here: Api;
   let there: Api;
   let product: string;
@@ -52,7 +52,7 @@ describe('a hold whose deadline passes while its order is being written down', (
   afterAll(() => shape?.stop());
 
   const begin = async (): Promise<void> => {
-    // An instance that could not record an order holds no stock before it has recorded another one.
+    // After a failed recording, an instance reserves no stock until it has recorded another order.
     await here.placed({ customer_id: 'before', product_id: await there.product({ onHand: 1 }), quantity: 1 });
     await ledger.quiet();
     product = await there.product({ onHand: 5 });
@@ -70,7 +70,7 @@ describe('a hold whose deadline passes while its order is being written down', (
   const record = (moment: Place['moment']): Place => ({ statement: 'order-record', moment });
   const place = (): Promise<Answer<Order>> => asking.place(here);
 
-  it('goes back, and the late Record tries anew', async () => {
+  it('is released, and the late Record is retried and succeeds', async () => {
     await begin();
     const { status } = await paused(shape, record('before'), place, () => isReserved(0));
     expect(status).toBe(201);
@@ -78,7 +78,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     await expectRest();
   });
 
-  it('goes to somebody else, and the late Record is refused', async () => {
+  it('is released, and the late Record is refused if another order has taken the stock', async () => {
     await begin();
     const answer = await paused(shape, record('before'), place, async () => {
       await isReserved(0);
@@ -90,7 +90,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     await expectRest();
   });
 
-  it('goes back, a repeat elsewhere places the order, and the late Record finds it', async () => {
+  it('is released, and the late Record finds the order that a retry at the other instance has placed', async () => {
     await begin();
     const late = await paused(shape, record('before'), place, async () => {
       await isReserved(0);
@@ -101,7 +101,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     await expectRest();
   });
 
-  it('stays once the order is recorded, whoever knows of that', async () => {
+  it('is kept once the order is recorded, although the recording instance is paused', async () => {
     await begin();
     const { status } = await paused(shape, record('after'), place, async () => {
       await setTimeout(holdMs + 5 * sweepMs);
@@ -112,7 +112,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     await expectRest();
   });
 
-  /** An order that could not be recorded; only the first instance can sweep its hold. */
+  /** Makes the recording of an order fail; only the first instance can sweep its hold. */
   const loseRecord = async (): Promise<void> => {
     const lost = shape.proxies.order.next(record('before'));
     process.kill(shape.services[1]!.pid, 'SIGSTOP');
@@ -121,23 +121,26 @@ describe('a hold whose deadline passes while its order is being written down', (
     expect((await placing).status).toBe(503);
   };
 
-  it.each(['before', 'after'] as const)('is swept by one that is paused %s it voids the order', async (moment) => {
-    await begin();
-    await paused(shape, { statement: 'order-void', moment }, loseRecord, async () => {
-      process.kill(shape.services[1]!.pid, 'SIGCONT');
-      // The retry succeeds although no sweep has released the first hold yet, and there is not enough stock for both.
-      ok(await asking.place(there), 201);
-    });
-    await isReserved(3);
-    await expectRest();
-  });
+  it.each(['before', 'after'] as const)(
+    'is released once when the sweeping instance is paused %s it voids the order and a retry succeeds',
+    async (moment) => {
+      await begin();
+      await paused(shape, { statement: 'order-void', moment }, loseRecord, async () => {
+        process.kill(shape.services[1]!.pid, 'SIGCONT');
+        // The retry succeeds although no sweep has released the first hold yet, and there is not enough stock for both.
+        ok(await asking.place(there), 201);
+      });
+      await isReserved(3);
+      await expectRest();
+    },
+  );
 
   it.each([
     ['order-void', 'before'],
     ['order-void', 'after'],
     ['inventory-settle', 'before'],
     ['inventory-settle', 'after'],
-  ] as const)('goes back when who sweeps it is killed (%s, %s)', async (statement, moment) => {
+  ] as const)('is released although the sweeping instance is killed (%s, %s)', async (statement, moment) => {
     await begin();
     const catching = shape.proxies.order.next({ statement, moment });
     await loseRecord();
@@ -153,7 +156,7 @@ describe('a hold whose deadline passes while its order is being written down', (
   });
 });
 
-describe('an inventory that is away until the deadline of its holds has passed', () => {
+describe('inventory that is down until its holds have expired', () => {
   let shape: ProxiedShape;
   let api: Api;
 
@@ -163,12 +166,12 @@ describe('an inventory that is away until the deadline of its holds has passed',
   });
   afterAll(() => shape?.stop());
 
-  it('finds the stock of each order that was acknowledged, and gives back what is of none', async () => {
+  it('keeps the stock of acknowledged orders and releases the rest', async () => {
     const product = await api.product({ onHand: 9 });
     const of = (quantity: number) => new Asking({ customer_id: 'c', product_id: product, quantity });
     const [lost, kept, cancelled] = [of(4), of(3), of(2)];
     const { inventory, order } = shape.proxies;
-    // Inventory is not told about any of the orders before it is killed.
+    // Inventory settles none of the orders before it is killed.
     const stop = inventory.each({ statement: 'inventory-settle', moment: 'before' }, 1, (caught) => caught.cut());
     const recording = order.next({ statement: 'order-record', moment: 'before', with: has(lost.key) });
     const losing = lost.place(api);

@@ -34,7 +34,7 @@ const unread = async (baseUrl: string): Promise<number> => {
     }, 0);
 };
 
-/** Sends requests on one connection without waiting for answers. @returns the statuses of those that were answered */
+/** Sends requests on one connection without waiting for responses. @returns the statuses of those that were answered */
 const pipelined = async (baseUrl: string, bodies: readonly string[]): Promise<number[]> => {
   const { hostname, port } = new URL(baseUrl);
   const socket = connect({ host: hostname, port: Number(port) });
@@ -56,18 +56,18 @@ const pipelined = async (baseUrl: string, bodies: readonly string[]): Promise<nu
   ].map(([, status]) => Number(status));
 };
 
-describe('more orders than can wait', () => {
+describe('more orders than fit in the queue', () => {
   let shape: ProxiedShape;
   let api: Api;
 
   beforeAll(async () => {
-    // A batch that hangs for too long is given up, and what it reserves in the end is released by a sweep.
+    // A batch that hangs for too long is abandoned, and a sweep releases what it reserves in the end.
     shape = await startProxied('one database', { ORDER_HOLD_MS: '20000', ORDER_SWEEP_MS: '500' });
     api = new Api(shape.baseUrl);
   });
   afterAll(() => shape?.stop());
 
-  it('are refused at once and leave nothing, and those that wait are placed', async () => {
+  it('are refused with 503 without effect, while queued orders are placed', async () => {
     const product_id = await api.product({ onHand: 1_000_000 });
     const order = { customer_id: 'c', product_id, quantity: 1 };
     // The database hangs, so that all requests have to wait.
@@ -78,8 +78,8 @@ describe('more orders than can wait', () => {
     const each = Array.from({ length: 110 }, () => JSON.stringify(order));
     const waiting: Promise<number[]>[] = [];
 
-    // Adds more requests than are given up with hanging batches, but no faster than the server reads them. A probe without
-    // an answer has found room in the queue.
+    // Adds more requests than are abandoned with hanging batches, but no faster than the server reads them. A probe without
+    // a response has found room in the queue.
     const probes: Promise<Answer<Order>>[] = [];
     let refusal: Answer<Order> | undefined;
     while (!refusal) {
@@ -91,7 +91,7 @@ describe('more orders than can wait', () => {
     }
     refused(refusal, '503 unavailable');
     expect(Number(refusal.headers.get('retry-after'))).toBeGreaterThan(0);
-    // Requests that need no batch are still answered.
+    // Requests that do not need a batch are still answered.
     expect(await api.stock(product_id)).toMatchObject({ reserved: 0 });
 
     // Once the database responds, requests that are read later would find room.
@@ -114,7 +114,7 @@ describe('more orders than can wait', () => {
   });
 });
 
-describe('more orders than can be placed', () => {
+describe('more orders than the process can handle', () => {
   let shape: Shape;
   let api: Api;
 
@@ -124,7 +124,7 @@ describe('more orders than can be placed', () => {
   });
   afterAll(() => shape?.stop());
 
-  it('are placed or told when to come back, each of them, and the stock is exact', async () => {
+  it('are each placed or refused with 503 and Retry-After, and the stock is exact', async () => {
     const product_id = await api.product({ onHand: 1_000_000_000 });
     const body = JSON.stringify({ customer_id: 'c', product_id, quantity: 1 });
     const orders = new Templates({ method: 'POST', paths: ['/orders'], bodies: [body] });
@@ -138,7 +138,7 @@ describe('more orders than can be placed', () => {
 
     for (const { acknowledged, failures } of [open, many]) {
       expect(acknowledged).toBeGreaterThan(0);
-      // Anything else would be wrong: a refusal without Retry-After, no answer, or a cut connection.
+      // Anything else is wrong: a refusal without Retry-After, no response, or a cut connection.
       expect(Object.keys(failures).filter((it) => it !== '503')).toEqual([]);
     }
     ok(await api.place({ customer_id: 'c', product_id, quantity: 1 }), 201);

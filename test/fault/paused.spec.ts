@@ -7,10 +7,10 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { lapseLeases, waiting } from '../support/tables.js';
 import { paused } from './paused.js';
 
-describe('an instance that is paused in the middle, beside one that goes on', () => {
+describe('an instance that is paused while another one runs', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
-  /** Clients of the instance that is paused, and of the other one. */
+  /** Clients of the paused instance and of the other one. */
   let here: Api;
   let there: Api;
 
@@ -24,14 +24,14 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
   afterEach(() => void signalThere('SIGCONT'));
   afterAll(() => shape?.stop());
 
-  /** Makes the first instance read the outbox, and pauses the other one from now on. */
+  /** Makes the first instance relay the outbox, and pauses the other one from now on. */
   const relayHere = async (): Promise<void> => {
     signalThere('SIGSTOP');
     await lapseLeases(await shape.databaseUrls());
     const id = await here.product({ onHand: 1 });
     const { order_id } = await here.placed({ customer_id: 'c', product_id: id, quantity: 1 });
     ok(await here.fulfil(order_id));
-    // Past the checkpoint, not only delivered: a reader may deliver once more before it notices that it has lost its lease.
+    // Waits for the checkpoint, because a relay may deliver once more before it notices that it has lost its lease.
     await eventually(async () => expect(await waiting(await shape.databaseUrls())).toEqual([]));
   };
 
@@ -40,21 +40,24 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
     ['after', 'Record', 'order-record', 5],
     ['before', 'Reserve', 'inventory-reserve', 3],
     ['after', 'Reserve', 'inventory-reserve', 3],
-  ] as const)('%s %s (%s): a repeat elsewhere comes to the same order', async (moment, _, statement, onHand) => {
-    const product = await there.product({ onHand });
-    const [body, key] = [{ customer_id: 'c', product_id: product, quantity: 3 }, fresh('paused')];
-    const answers: string[] = [];
-    const place = async (api: Api): Promise<void> => void answers.push((await api.placed(body, key)).order_id);
-    await paused(
-      shape,
-      { statement, moment },
-      () => place(here),
-      () => place(there),
-    );
-    expect(answers).toEqual([answers[0], answers[0]]);
-    await ledger.expectInvariants({ holdsMayWait: false });
-    expect(await there.stock(product)).toMatchObject({ reserved: 3 });
-  });
+  ] as const)(
+    '%s %s (%s): a retry at the other instance returns the same order',
+    async (moment, _, statement, onHand) => {
+      const product = await there.product({ onHand });
+      const [body, key] = [{ customer_id: 'c', product_id: product, quantity: 3 }, fresh('paused')];
+      const answers: string[] = [];
+      const place = async (api: Api): Promise<void> => void answers.push((await api.placed(body, key)).order_id);
+      await paused(
+        shape,
+        { statement, moment },
+        () => place(here),
+        () => place(there),
+      );
+      expect(answers).toEqual([answers[0], answers[0]]);
+      await ledger.expectInvariants({ holdsMayWait: false });
+      expect(await there.stock(product)).toMatchObject({ reserved: 3 });
+    },
+  );
 
   it.each([
     ['Deliver', 'inventory-settle', 'before'],
@@ -62,7 +65,7 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
     ['Checkpoint', 'orders-checkpoints-advance', 'before'],
     ['Checkpoint', 'orders-checkpoints-advance', 'after'],
   ] as const)(
-    'at %s (%s, %s): another relay takes over, and what comes late changes nothing',
+    'at %s (%s, %s): the other instance takes over the relay, and late statements change nothing',
     async (_, statement, moment) => {
       const product = await there.product({ onHand: 10 });
       const order = await there.placed({ customer_id: 'c', product_id: product, quantity: 4 });

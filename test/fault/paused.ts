@@ -2,8 +2,8 @@ import type { Place } from '../support/postgres-proxy.js';
 import type { ProxiedShape } from '../support/proxied-shapes.js';
 
 /**
- * Pauses the first instance while it sends the statement, does the work, and then lets both go on. The second instance may
- * be paused before, so that only the first can send the statement; it is resumed for the work.
+ * Pauses the first instance while it sends the statement, does the work, and then resumes it. The second instance may be
+ * paused before, so that only the first can send the statement; it is resumed for the work.
  */
 export const paused = async <Begun>(
   shape: ProxiedShape,

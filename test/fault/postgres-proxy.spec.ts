@@ -8,14 +8,14 @@ import { PostgresProxy, has } from '../support/postgres-proxy.js';
 const add = { name: 'add', text: 'INSERT INTO kept VALUES ($1) RETURNING value' };
 const slow = { name: 'slow', text: 'WITH s AS (SELECT pg_sleep(0.3)) INSERT INTO kept SELECT $1::int FROM s' };
 
-describe('the proxy before Postgres', () => {
+describe('the Postgres proxy', () => {
   let database: TestDatabase;
   let direct: pg.Client;
   let proxy: PostgresProxy;
   let clients: pg.Client[];
 
   const connected = async (url = proxy.url): Promise<pg.Client> => {
-    // Sends statements without waiting for the answers to earlier ones.
+    // Sends statements without waiting for the results of earlier ones.
     const client = new pg.Client({ connectionString: url, pipeline: true });
     client.on('error', () => undefined);
     clients.push(client);
@@ -56,7 +56,7 @@ describe('the proxy before Postgres', () => {
     await database.stop();
   });
 
-  it('passes on what is not caught: large, many at once, failing, in a transaction, notified', async () => {
+  it('forwards what it does not catch: large, pipelined and failing statements, transactions, notifications', async () => {
     const client = await connected();
     const large = 'x'.repeat(3_000_000);
     expect((await client.query('SELECT $1::text AS text', [large])).rows).toEqual([{ text: large }]);
@@ -73,7 +73,7 @@ describe('the proxy before Postgres', () => {
     expect(await kept()).toHaveLength(300);
   });
 
-  it('passes on a refused password, and an end by the server with its reason', async () => {
+  it('forwards a refused password, and the reason when the server ends a connection', async () => {
     const url = new URL(proxy.url);
     url.password = 'wrong';
     await expect(connected(url.href)).rejects.toMatchObject({ code: '28P01' });
@@ -84,12 +84,12 @@ describe('the proxy before Postgres', () => {
     expect(await ended).toMatchObject({ code: '57P01' });
   });
 
-  it('lets the server answer a request for encryption', async () => {
+  it('forwards a request for TLS to the server', async () => {
     const client = new pg.Client({ connectionString: proxy.url, ssl: { rejectUnauthorized: false } });
     await expect(client.connect()).rejects.toThrow('The server does not support SSL connections');
   });
 
-  it.each([false, true])('catches a statement before Postgres has seen any of it (prepared: %s)', async (prepared) => {
+  it.each([false, true])('catches a statement before Postgres receives it (prepared: %s)', async (prepared) => {
     const client = await connected();
     if (prepared) await client.query({ ...add, values: [0] });
     const catching = proxy.next({ statement: 'add', moment: 'before' });
@@ -106,7 +106,7 @@ describe('the proxy before Postgres', () => {
     expect(await kept()).toEqual(prepared ? [0, 1, 2] : [1, 2]);
   });
 
-  it('catches a statement after its commit, before the app hears of it', async () => {
+  it('catches a statement after its commit and before the app receives the result', async () => {
     const client = await connected();
     const catching = proxy.next({ statement: 'add', moment: 'after' });
     const adding = client.query({ ...add, values: [1] });
@@ -120,7 +120,7 @@ describe('the proxy before Postgres', () => {
     expect((await following).rows).toEqual([{ value: 2 }]);
   });
 
-  it('tells statements apart by their values', async () => {
+  it('selects statements by their values', async () => {
     const client = await connected();
     const both = { name: 'both', text: 'SELECT $1::text[], $2::text' };
     const catching = proxy.next({ statement: 'both', moment: 'before', with: has('capture') }, 2);
@@ -135,7 +135,7 @@ describe('the proxy before Postgres', () => {
     await asking;
   });
 
-  it('tells statements apart by what came before them on their connection', async () => {
+  it('selects statements by the statement before them on their connection', async () => {
     const [client, other] = [await connected(), await connected()];
     const catching = proxy.next({ statement: 'COMMIT', moment: 'before', follows: 'add' });
     await Promise.all([client, other].map((it) => it.query('BEGIN')));
@@ -149,7 +149,7 @@ describe('the proxy before Postgres', () => {
     expect(await kept()).toEqual([1]);
   });
 
-  it('says when what was caught has not committed', async () => {
+  it('reports whether a caught statement failed, is in a transaction, or is committed', async () => {
     const client = await connected();
     const failing = proxy.next({ statement: 'add', moment: 'after' });
     const adding = client.query({ ...add, values: [1000] });
@@ -172,18 +172,18 @@ describe('the proxy before Postgres', () => {
     await committing;
   });
 
-  it('loses the answer to what Postgres carries out', async () => {
+  it('loses the result of a statement that Postgres executes', async () => {
     const client = await connected();
     const catching = proxy.next({ statement: 'slow', moment: 'sent' });
     const adding = client.query({ ...slow, values: [1] });
     (await catching).cut();
     await expect(adding).rejects.toThrow();
-    // The app learns that the connection has ended before the commit is carried out.
+    // The app learns that the connection has ended before the commit happens.
     expect(await kept()).toEqual([]);
     await eventually(async () => expect(await kept()).toEqual([1]));
   });
 
-  it('keeps back the answer to what was sent until that is let go', async () => {
+  it('withholds the result of a sent statement until it is passed', async () => {
     const client = await connected();
     const catching = proxy.next({ statement: 'add', moment: 'sent' });
     const adding = client.query({ ...add, values: [1] });
@@ -194,7 +194,7 @@ describe('the proxy before Postgres', () => {
     expect((await adding).rows).toEqual([{ value: 1 }]);
   });
 
-  it.each(['before', 'after'] as const)('forgets what it holds when the app is gone (%s)', async (moment) => {
+  it.each(['before', 'after'] as const)('drops a caught statement when the app disconnects (%s)', async (moment) => {
     const client = await connected();
     const catching = proxy.next({ statement: 'add', moment });
     const adding = client.query({ ...add, values: [1] });
@@ -209,7 +209,7 @@ describe('the proxy before Postgres', () => {
     expect(rows).toEqual([]);
   });
 
-  it('catches the n-th, and every n-th until it is told to stop', async () => {
+  it('catches the n-th statement, or every n-th until it is stopped', async () => {
     const client = await connected();
     const third = proxy.next({ statement: 'add', moment: 'after' }, 3);
     const seen: string[] = [];
@@ -227,7 +227,7 @@ describe('the proxy before Postgres', () => {
     expect(seen).toEqual(['add', 'add']);
   });
 
-  it('delays, cuts all connections, and turns away new ones', async () => {
+  it('delays statements, cuts all connections, and refuses new ones', async () => {
     const client = await connected();
     proxy.delayMs = 100;
     const startedAt = Date.now();

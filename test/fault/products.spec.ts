@@ -6,7 +6,7 @@ import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 
-describe('a product that is read through the cache', () => {
+describe('a cached product', () => {
   let shape: ProxiedShape;
   let api: Api;
   beforeAll(async () => {
@@ -21,7 +21,7 @@ describe('a product that is read through the cache', () => {
   };
   const priceOf = async (id: string): Promise<number> => ok(await api.get<Product>(`/products/${id}`)).unit_price_minor;
 
-  it('is not kept as it was by a reader whom its change has overtaken', async () => {
+  it('is not cached from a read that a concurrent change has overtaken', async () => {
     const id = fresh('p');
     await put(id, 1);
     const catching = shape.proxies.inventory.next({ statement: 'inventory-find-product', moment: 'after' });
@@ -33,7 +33,7 @@ describe('a product that is read through the cache', () => {
     for (let read = 0; read < 3; read += 1) expect(await priceOf(id)).toBe(2);
   });
 
-  it('is kept, so that the database is not asked again', async () => {
+  it('is read again without a query to the database', async () => {
     const id = fresh('p');
     await put(id, 1);
     let asked = 0;
@@ -54,12 +54,12 @@ describe('a product that is read through the cache', () => {
     stop();
   });
 
-  it('is told as it was for ten seconds at most, although nobody ever hears that it has changed', async () => {
+  it('is stale for at most ten seconds if its change is never announced', async () => {
     const id = fresh('p');
     await put(id, 1);
     for (let read = 0; read < 2; read += 1) expect(await priceOf(id)).toBe(1);
     const changing = performance.now();
-    // Bypasses the module, so that the change is neither announced now nor noted to be announced later.
+    // Bypasses the module, so that the change is neither announced nor recorded to be announced later.
     await new Ledger(shape).inventory(`UPDATE inventory.products SET unit_price_minor = 2 WHERE product_id = $1`, [id]);
     const changed = performance.now();
     let toldOldAt = Number.NEGATIVE_INFINITY;
@@ -73,7 +73,7 @@ describe('a product that is read through the cache', () => {
     expect(toldOldAt - changing).toBeLessThanOrEqual(10_000);
   });
 
-  it('is forgotten although the process was killed between the commit of its change and the answer', async () => {
+  it('is invalidated although the process was killed between committing its change and answering', async () => {
     const id = fresh('p');
     await put(id, 1);
     expect(await priceOf(id)).toBe(1);

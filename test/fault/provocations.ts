@@ -16,13 +16,13 @@ interface World {
 }
 
 /**
- * Brings about a rare state.
+ * Causes a rare state.
  *
  * @returns what to do and check once the killed process is back
  */
 type Provocation = (world: World) => Promise<() => Promise<void>>;
 
-/** An order of which only the hold was recorded, and which is not retried meanwhile. */
+/** An order whose stock is held but which could not be recorded, and which is not retried meanwhile. */
 const lostRecord: Provocation = async ({ shape, api, shoppers }) => {
   const product = await api.product({ onHand: 5 });
   const [body, key] = [{ customer_id: 'shopper', product_id: product, quantity: 3 }, fresh('lost')];
@@ -38,7 +38,7 @@ const lostRecord: Provocation = async ({ shape, api, shoppers }) => {
   };
 };
 
-/** @param send a request that gets no answer, because its process is killed */
+/** @param send a request without an answer, because its process is killed */
 const unanswered = (send: Promise<unknown>): void => void send.catch(() => undefined);
 
 /** Fulfils an order again, under another key: only that key is written. */
@@ -138,7 +138,7 @@ const triedAnew: Provocation = async (world) => {
   const { parked, retry, close } = await parkedPurchase(world);
   unanswered(retry());
   return async () => {
-    // If the retry was recorded, it goes on by itself.
+    // A recorded retry continues by itself.
     if (!world.isCarriedOut) ok(await retry(), 204);
     await parked(2);
     ok(await close(), 204);

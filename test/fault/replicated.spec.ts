@@ -15,7 +15,7 @@ import { ofEach, query } from '../support/tables.js';
 /** Two ways to end a wait for the standby: terminate the connection, or cancel only the wait. */
 const ends = { terminated: 'pg_terminate_backend', cancelled: 'pg_cancel_backend' } as const;
 
-/** A monolith with only one of its modules on a replicated Postgres, so that it is known which one waits. */
+/** A monolith with only one module on a replicated Postgres, so that only that module waits for the standby. */
 const startWith = async (module: 'order' | 'inventory'): Promise<{ postgres: ReplicatedPostgres; shape: Shape }> => {
   const [postgres, other, [port]] = await Promise.all([startReplicatedPostgres(), testDatabase(), servicePorts(1)]);
   const environment = { DATABASE_URL: other.url, [`${module.toUpperCase()}_DATABASE_URL`]: postgres.url };
@@ -40,8 +40,8 @@ const endingWaitsAt = async <T>(url: string, how: keyof typeof ends, deciding: P
   }
 };
 
-describe('a server that is a standby', () => {
-  it('tells nobody what was read there, whatever it was before: the primary may lack that', async () => {
+describe('a read from a standby', () => {
+  it('is refused if its result will be used, and its connection is closed', async () => {
     const postgres = await startReplicatedPostgres();
     const pools = [postgres.url, postgres.standbyUrl].map((connectionString) => new pg.Pool({ connectionString }));
     try {
@@ -63,7 +63,7 @@ describe('a server that is a standby', () => {
   });
 });
 
-describe('stock on a Postgres whose synchronous standby is away', () => {
+describe('inventory whose synchronous standby is unreachable', () => {
   let postgres: ReplicatedPostgres;
   let shape: Shape;
   let api: Api;
@@ -76,19 +76,22 @@ describe('stock on a Postgres whose synchronous standby is away', () => {
   afterAll(() => (shape ?? postgres)?.stop());
 
   it.each([
-    ['a product that is not known', () => ({ product_id: fresh('unknown') }), '422 unknown-product'],
-    ['a total that is another', (product_id: string) => ({ product_id, expected_total_minor: 1 }), '409 price-changed'],
-  ] as const)('%s is not refused before the standby has what that rests on', async (_, requestOf, refusal) => {
-    const body = { customer_id: 'c', quantity: 1, ...requestOf(await api.product({ onHand: 10 })) };
-    refused(await api.place(body), refusal);
-    postgres.link.cut();
-    refused(await endingWaitsAt(postgres.url, 'terminated', api.place(body)), '503 unavailable');
-    postgres.link.mend();
-    refused(await api.place(body), refusal);
-  });
+    ['an unknown product', () => ({ product_id: fresh('unknown') }), '422 unknown-product'],
+    ['a changed price', (product_id: string) => ({ product_id, expected_total_minor: 1 }), '409 price-changed'],
+  ] as const)(
+    'does not refuse %s before the standby has the data that the refusal is based on',
+    async (_, requestOf, refusal) => {
+      const body = { customer_id: 'c', quantity: 1, ...requestOf(await api.product({ onHand: 10 })) };
+      refused(await api.place(body), refusal);
+      postgres.link.cut();
+      refused(await endingWaitsAt(postgres.url, 'terminated', api.place(body)), '503 unavailable');
+      postgres.link.mend();
+      refused(await api.place(body), refusal);
+    },
+  );
 });
 
-describe('orders on a Postgres whose synchronous standby is away', () => {
+describe('orders whose synchronous standby is unreachable', () => {
   let postgres: ReplicatedPostgres;
   let shape: Shape;
   let api: Api;
@@ -100,7 +103,7 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
   afterEach(() => postgres?.link.mend());
   afterAll(() => (shape ?? postgres)?.stop());
 
-  /** Orders that a reader of the server finds under the key, replicated or not. */
+  /** Orders that the server has under the key, replicated or not. */
   const found = (key: string, url = postgres.url) =>
     query<{ order_id: string }>(url, `SELECT order_id FROM orders.orders WHERE idempotency_key = $1`, [key]);
 
@@ -109,7 +112,7 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
 
   const waiting = () => query(postgres.url, `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
 
-  it('who locks a row waits for the standby, and who reads one does not', async () => {
+  it('a row lock waits for the standby, and a read does not', async () => {
     await api.placed({ customer_id: 'c', product_id: await api.product(), quantity: 1 });
     postgres.link.cut();
     await query(postgres.url, 'SELECT FROM orders.orders LIMIT 1');
@@ -119,11 +122,11 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
     await locking;
   });
 
-  it('no more stock is held for orders that the standby cannot get', async () => {
+  it('no stock is reserved after the first order that could not be replicated', async () => {
     const product_id = await api.product({ onHand: 10 });
     const body = { customer_id: 'c', product_id, quantity: 1 };
     postgres.link.cut();
-    // Only the first one holds stock: the outage cannot be known before it.
+    // Only the first one reserves stock, because the outage cannot be known before.
     for (let times = 0; times < 3; times += 1)
       refused(await endingWaits('terminated', api.place(body)), '503 unavailable');
     expect((await api.stock(product_id)).reserved).toBe(1);
@@ -133,7 +136,7 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
   });
 
   it.each(['terminated', 'cancelled'] as const)(
-    'a wait that is %s acknowledges nothing, and a repeat is not answered by what it left behind',
+    'a wait that is %s acknowledges nothing, and no retry is answered from unreplicated data',
     async (how) => {
       const body = { customer_id: 'c', product_id: await api.product({ onHand: 10 }), quantity: 3 };
       ok(await api.place(body), 201);
@@ -147,11 +150,11 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
       expect(await found(key, postgres.standbyUrl)).toEqual([]);
 
       refused(await endingWaits(how, api.place(body, key)), '503 unavailable');
-      // Twice: the second time the order is cancelled already.
+      // Twice, because the order is already cancelled the second time.
       for (let times = 0; times < 2; times += 1)
         refused(await endingWaits(how, api.cancel(order!.order_id)), '503 unavailable');
       refused(await endingWaits(how, api.get('/events')), '503 unavailable');
-      // An unknown order is not reported as missing: a server that has become primary meanwhile may have it.
+      // An unknown order is not reported as missing, because a new primary may have it.
       refused(await endingWaits(how, api.cancel(randomUUID())), '503 unavailable');
       const refund = { amount_minor: 1, reason: 'unwanted' };
       for (const refunded of [randomUUID(), order!.order_id])

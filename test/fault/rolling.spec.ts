@@ -6,22 +6,22 @@ import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import type { Load } from '../support/load.js';
 import { Visits } from '../support/visits.js';
 
-/** Pause between the requests of each caller, because thousands of orders, all repeated at the end, are not needed. */
+/** Pause between the requests of each caller: all orders are repeated at the end, and thousands would only take time. */
 const thinkMs = 100;
 
 const modules = ['order', 'inventory', 'payment', 'cache'] as const;
 const all = 'everyCrashPoint' in globalThis;
-/** Two modules chosen by the seed; all with `npm run test:crash`. Always the gateway, with nothing in front. */
+/** Two modules chosen by the seed, or all with `npm run test:crash`; and always the gateway, which has no balancer. */
 const some = randomOf('rolling')
   .shuffled(modules)
   .slice(0, all ? 4 : 2);
 const rolled = ['gateway', ...some];
 const killed = all ? ['gateway', ...modules] : some.slice(0, 1);
 const visitors = 6;
-/** From the end of an instance until the gateway notices; requests sent meanwhile are lost. */
+/** Time until the gateway notices that an instance has ended; requests sent meanwhile are lost. */
 const hearsOfItMs = 20;
 
-describe('instances that come and go under load', () => {
+describe('instances that start and stop under load', () => {
   let trial: Trial;
   /** A product with plenty of stock, which the visits change. */
   let visited: string;
@@ -39,7 +39,7 @@ describe('instances that come and go under load', () => {
     await load.until(() => acknowledged(load.attempts).length > before + count);
   };
 
-  it('are added, drained and rolled one by one, and no request fails', async () => {
+  it('are added, drained and restarted one by one without a failed request', async () => {
     const load = trial.load(thinkMs);
     const onHand = await shelf();
     const visits = new Visits(trial.shape.entrances, visitors, visited);
@@ -63,7 +63,7 @@ describe('instances that come and go under load', () => {
   });
 
   it.each(killed)(
-    'and %s is killed: only what was under way may fail, and each order is there once',
+    'fail only requests in flight when %s is killed, and neither lose nor duplicate orders',
     async (module) => {
       const [first, second] = [1, 2].map((it) => trial.shape.service(`${module}-${it}`));
       if (!second!.isRunning) await second!.restart();

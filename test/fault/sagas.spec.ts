@@ -9,7 +9,7 @@ import { paused } from './paused.js';
 describe('a payment whose worker is paused past its lease', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
-  /** Clients of the instance whose worker is paused, and of the one that takes over. */
+  /** Clients of the instance with the paused worker, and of the one that takes over. */
   let here: Api;
   let there: Api;
 
@@ -36,7 +36,7 @@ describe('a payment whose worker is paused past its lease', () => {
     (await there.history(order_id)).map((it) => it.type as string);
   const bought = ['placed', 'payment-authorised', 'payment-captured'];
 
-  /** An order whose worker is paused, and which the other instance cancels and refunds before that worker goes on. */
+  /** An order whose worker is paused, and which the other instance cancels and reverses before that worker resumes. */
   const cancelledMeanwhile = async (place: Place): Promise<Order> => {
     let order: Order | undefined;
     await paused(
@@ -53,7 +53,7 @@ describe('a payment whose worker is paused past its lease', () => {
   };
 
   it.each(['order-sagas-move', 'payment-begin', 'payment-simulated-enter', 'payment-settle'])(
-    'is led on by another one, and %s of the late one changes nothing',
+    'is continued by another worker, and %s of the late worker changes nothing',
     async (statement) => {
       let order: Order | undefined;
       await paused(
@@ -70,13 +70,13 @@ describe('a payment whose worker is paused past its lease', () => {
     },
   );
 
-  it('is cancelled while the provider has not decided, and the late one does not lead it back', async () => {
+  it('that is cancelled before the provider decides is not resumed by the late worker', async () => {
     let order: Order | undefined;
     await paused(
       shape,
       { statement: 'order-sagas-move', moment: 'before' },
       async () => (order = await buy('tok_slow')),
-      // The paused worker goes on while the reversal is still pending.
+      // The paused worker resumes while the reversal is still pending.
       async () => {
         await eventually(async () => expect(order).toBeDefined());
         ok(await there.cancel(order!.order_id));
@@ -91,7 +91,7 @@ describe('a payment whose worker is paused past its lease', () => {
     ['payment-simulated-enter', 'capture'],
     ['order-sagas-move', 'payment-captured'],
   ])(
-    'is cancelled while the money is taken, at %s of %s, which is told once and before it is given back',
+    'that is cancelled during the capture (%s of %s) records one capture, and then its reversal',
     async (statement, word) => {
       const order = await cancelledMeanwhile({ statement, moment: 'before', with: has(word) });
       await ledger.quiet();
@@ -103,7 +103,7 @@ describe('a payment whose worker is paused past its lease', () => {
     },
   );
 
-  it('is cancelled meanwhile, and the late one confirms nothing', async () => {
+  it('that is cancelled meanwhile is not confirmed by the late worker', async () => {
     const order = await cancelledMeanwhile({ statement: 'order-sagas-move', moment: 'before' });
     await ledger.quiet();
     expect(await history(order)).toEqual(['placed', 'cancelled', 'payment-reversed']);

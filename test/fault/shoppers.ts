@@ -7,7 +7,7 @@ import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
 const usualCount = 5;
-/** For tests that hang: on a busy machine, a killed process may take a minute to come back. */
+/** Timeout of a hanging test: on a busy machine, a killed process may take a minute to restart. */
 const patienceMs = 120_000;
 const pauseMs = 30;
 
@@ -30,14 +30,14 @@ interface Outcome {
 }
 
 /**
- * Well-behaved clients: each places orders with idempotency keys, half of them paid through us, cancels some, has others
- * fulfilled, returned or refunded, and retries every request until it gets a final answer. They remember all answers.
+ * Well-behaved clients: each places orders with idempotency keys, half of them with a payment, cancels some, fulfils,
+ * returns or refunds others, and retries every request until it gets a final answer. They remember all answers.
  */
 export class Shoppers {
   readonly placements: Attempt[] = [];
   readonly changes: ChangeAttempt[] = [];
   readonly refunds: RefundAttempt[] = [];
-  /** How many orders a retry found instead of placing them. */
+  /** How many orders were found by a retry instead of being placed. */
   replayed = 0;
   private products: string[] = [];
   private isOver = false;
@@ -49,7 +49,7 @@ export class Shoppers {
     private readonly count = usualCount,
   ) {}
 
-  /** Creates two products with plenty of stock and two that soon run out; then all shoppers begin. */
+  /** Creates two products with plenty of stock and two that soon run out, and starts all shoppers. */
   async start(): Promise<void> {
     this.products = await Promise.all([1_000_000, 1_000_000, 15, 4].map((onHand) => this.api.product({ onHand })));
     this.shopping = Promise.all(
@@ -59,12 +59,12 @@ export class Shoppers {
     this.shopping.catch(() => undefined);
   }
 
-  /** Orders that were sent and not answered yet. */
+  /** Orders that were sent but not answered yet. */
   get inFlight(): Attempt[] {
     return this.placements.filter((it) => it.outcome === undefined);
   }
 
-  /** Resolves once the condition holds; polls it while the shoppers go on. */
+  /** Resolves once the condition holds, which it polls while the shoppers continue. */
   async until(condition: () => boolean): Promise<void> {
     for (const giveUpAt = Date.now() + patienceMs; !condition(); await setTimeout(5))
       if (Date.now() > giveUpAt) throw new Error('waited in vain');
@@ -76,13 +76,13 @@ export class Shoppers {
     await this.shopping;
   }
 
-  /** Sends every order again: each must get the answer that was remembered. */
+  /** Sends every order again and remembers the answers, which must equal the earlier ones. */
   async repeat(): Promise<void> {
     const bodies = new Map(this.placements.map(({ key, body }) => [key, body]));
     await Promise.all([...bodies].map(([key, body]) => this.insistOnPlacing(body, key)));
   }
 
-  /** Places an order, with as many tries as that takes, and remembers it. */
+  /** Places an order, retries until the answer is final, and remembers every attempt. */
   insistOnPlacing(body: object, key: string): Promise<Answer<Order>> {
     const isFinal = ({ status, text }: Answer): boolean =>
       status === 201 || (status === 409 && text.includes('out-of-stock'));
@@ -97,7 +97,7 @@ export class Shoppers {
     );
   }
 
-  /** @param random one for each shopper, so that what it does follows from the seed */
+  /** @param random one per shopper, so that the seed determines what it does */
   private async shop(random: SeededRandom): Promise<void> {
     // Checked after an order, so that each shopper places one more on the recovered system.
     while (!this.isOver) {
@@ -121,7 +121,7 @@ export class Shoppers {
     return answer.status === 201 ? answer.body : undefined;
   }
 
-  /** Cancels the order, or has it fulfilled in whole or in part, and perhaps partly returned, or the rest cancelled. */
+  /** Cancels the order, or fulfils it wholly or partly, and may then return a part or cancel the remainder. */
   private async change(order: Order, random: SeededRandom): Promise<void> {
     const { order_id, lines, payment_method } = order;
     if (payment_method !== null) return this.changePaid(order, random);
@@ -139,10 +139,10 @@ export class Shoppers {
     await this.changed(order_id, () => this.api.return(order_id, back, { key: other }));
   }
 
-  /** Cancels the order, or requests a refund, which is refused if no money was taken. */
+  /** Cancels the order, or requests a refund, which is refused if nothing was captured. */
   private async changePaid({ order_id, payment_method }: Order, random: SeededRandom): Promise<void> {
     if (random.next() < 0.4) return this.changed(order_id, () => this.api.cancel(order_id), ['illegal-transition']);
-    // Before the money is taken, a refund is refused.
+    // A refund is refused before the capture.
     if (payment_method !== 'manual' && random.next() < 0.7) await this.decided(order_id);
     const key = fresh('refund');
     const body = { amount_minor: random.integer(1, 300), reason: 'unwanted' };
@@ -158,7 +158,7 @@ export class Shoppers {
     );
   }
 
-  /** Waits until the money is taken, or certainly will not be. */
+  /** Waits until the payment is captured, or has failed for good. */
   private decided(orderId: string): Promise<void> {
     return eventually(async () => {
       const types = (await this.api.history(orderId)).map((it) => it.type as string);

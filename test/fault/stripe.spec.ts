@@ -11,15 +11,15 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { askOrder, askPayment, lapseLeases, query, type Row } from '../support/tables.js';
 import { printTable } from './table.js';
 
-/** At which point of a change at Stripe the process is killed, and what else happens until it is back. */
+/** At which point of a change at Stripe the process is killed, and what happens until it is back. */
 interface StripeCrash {
   change: (typeof stripeChanges)[number];
-  /** `late`: Stripe has got the request, but carries it out only when the process is back. */
+  /** `late`: Stripe has received the request, but executes it only when the process is back. */
   at: 'Stripe' | 'payment-stripe-keep' | 'payment-settle';
   moment: 'before' | 'after' | 'late';
-  /** When Stripe sends its events: at once, from the crash on, or when nothing depends on them any more. */
+  /** When Stripe sends its events: at once, from the crash on, or when nothing depends on them. */
   events: 'at once' | 'from the crash on' | 'at the end';
-  /** Whether a day passes, after which Stripe has forgotten its idempotency keys. */
+  /** Whether a day passes, after which Stripe has deleted its idempotency keys. */
   isLong: boolean;
 }
 
@@ -54,7 +54,7 @@ const crashesOf = (shape: (typeof shapes)[number]): StripeCrash[] => {
 
 const secret = 'whsec_of_the_test';
 
-/** Delivers Stripe's events, each twice and in any order, and repeats each until it is accepted. */
+/** Delivers Stripe's events, each twice and in random order, and retries each until it is accepted. */
 class Courier {
   private readonly brought = new Set<string>();
   private isOver = false;
@@ -104,10 +104,10 @@ class Courier {
 const price = 250;
 const total = 2 * price;
 
-/** Waits longer than a process takes to come back, even on a busy machine. */
+/** Waits longer than a process takes to restart, even on a busy machine. */
 const insist = <T>(check: () => Promise<T>): Promise<T> => eventually(check, 120_000);
 
-/** Customers who pay by card, each in another way, and retry until they get an answer. They remember the answers. */
+/** Customers who pay by card, each in a different way, and retry until they get an answer. They remember the answers. */
 class Cardholders {
   readonly placements: Attempt[] = [];
   readonly changes: ChangeAttempt[] = [];
@@ -162,7 +162,7 @@ class Cardholders {
     return order;
   }
 
-  /** Authenticates the payment, once that is requested. */
+  /** Authenticates the payment once that is requested. */
   private async acts(): Promise<Order> {
     const order = await this.buy('pm_card_authentication');
     const intent = await this.hasToAct(order);
@@ -170,7 +170,7 @@ class Cardholders {
     return order;
   }
 
-  /** Fails to authenticate, and cannot authenticate any more once the order is cancelled. */
+  /** Fails to authenticate, and can no longer authenticate once the order is cancelled. */
   private async failsToAct(): Promise<Order> {
     const order = await this.buy('pm_card_authentication');
     const intent = await this.hasToAct(order);
@@ -222,7 +222,7 @@ class Cardholders {
   }
 }
 
-describe.each(shapes)('a process that takes cards by Stripe, killed in the shape %s', (name) => {
+describe.each(shapes)('a process that takes payments by Stripe, killed in the shape %s', (name) => {
   const stripe = new StripeStandIn();
   const table: object[] = [];
   let environment: Record<string, string>;
@@ -269,7 +269,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
       if (moment === 'after') expect(statement.outcome).toBe('committed');
       statement.cut();
     } else {
-      // Stripe's event arrives before its answer.
+      // Stripe's event arrives before its response.
       if (events === 'at once' && moment === 'after') await courier.caughtUp();
       await killed.kill('SIGKILL');
       if (moment !== 'late') caught.cut();
@@ -281,7 +281,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     }
     await killed.restart();
     await lapseLeases(urls);
-    // Undoes the backoff of retries made while the process was away.
+    // Resets the backoff of retries made while the process was down.
     await query(urls.order, `UPDATE orders.sagas SET attempts = 0, due_at = now() WHERE state = 'running'`);
     if (moment === 'late') caught.pass();
     const expected = await shopping;
@@ -296,7 +296,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     await expectTheSameMoney();
     for (const { order, status, refunded } of expected) {
       const now = await api.order(order.order_id);
-      // Once it cannot be known whether Stripe did it, the order is cancelled without a charge or a refund.
+      // If it cannot be known whether Stripe executed the change, the order is cancelled without a charge or a refund.
       if (isLong && now.status === 'cancelled') continue;
       expect(now.status).toBe(status);
       if (refunded === undefined) continue;
@@ -304,7 +304,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     }
   };
 
-  /** Stripe has exactly the payments that we recorded, and holds nothing for cancelled orders. */
+  /** Stripe has exactly the recorded payments, and holds nothing for cancelled orders. */
   const expectTheSameMoney = async (): Promise<void> => {
     const urls = await shape!.databaseUrls();
     const payments = await askPayment<Row & PaymentSums & { amount_minor: string }>(urls, `SELECT * FROM payments`);
@@ -327,7 +327,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
   for (const point of crashesOf(name)) {
     const { change, at, moment, events, isLong } = point;
     const title = `${moment} ${change} at ${at}, events ${events}${isLong ? ', for more than a day' : ''}`;
-    it(`${title}: charges once and gives back once`, async () => {
+    it(`${title}: charges and refunds once`, async () => {
       const startedAt = Date.now();
       shape ??= await startProxied(name, environment);
       stripe.events.length = 0;
@@ -336,7 +336,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
       try {
         await crash(shape, point, random, courier);
       } catch (error) {
-        // The next crash starts a new system, so that a failure does not affect it.
+        // The next crash starts a new system, unaffected by this failure.
         await shape.stop().catch(() => undefined);
         shape = undefined;
         for (const kept of [stripe.intents, stripe.refunds]) kept.clear();
@@ -348,7 +348,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     });
   }
 
-  it('tells over REST what a customer has to do, with few calls, and all else while Stripe is away', async () => {
+  it('reports the pending customer action with few calls to Stripe, and omits it while Stripe times out', async () => {
     shape ??= await startProxied(name, environment);
     const api = new Api(shape.baseUrl);
     const product_id = await api.product({ price });

@@ -1,4 +1,4 @@
-/** Prints rows as a table, beside jest's own output. */
+/** Prints rows as a table to stderr, beside the output of jest. */
 export const printTable = (title: string, rows: readonly object[]): void => {
   const columns = Object.keys(rows[0] ?? {});
   const cells = [columns, ...rows.map((row) => Object.values(row).map(String))];

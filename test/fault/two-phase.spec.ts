@@ -11,11 +11,14 @@ import { paused } from './paused.js';
 
 const environment = { ORDER_COMMIT: 'two-phase', ORDER_IN_DOUBT_MS: '600' };
 
-describe.each(['one database', 'two databases', 'split'] as const)('a two-phase commit in the shape %s', (shape) => {
-  crashAtEach(crashPointsOf(shape, 'two-phase'), shape, () => ({ environment }));
-});
+describe.each(['one database', 'two databases', 'split'] as const)(
+  'crashes during two-phase commit in the shape %s',
+  (shape) => {
+    crashAtEach(crashPointsOf(shape, 'two-phase'), shape, () => ({ environment }));
+  },
+);
 
-describe('stock that is prepared', () => {
+describe('a prepared reservation', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
   let here: Api;
@@ -37,7 +40,7 @@ describe('stock that is prepared', () => {
   const branches = async () => prepared(await shape.databaseUrls());
   const order = () => ({ customer_id: 'c', product_id: product, quantity: 3 });
 
-  it('is given back when its coordinator is paused, and the late Record is refused', async () => {
+  it('is rolled back if its coordinator is paused, and the late Record is refused', async () => {
     product = await there.product({ onHand: 5 });
     const other = await there.product();
     const key = fresh('key');
@@ -58,7 +61,7 @@ describe('stock that is prepared', () => {
     expect(await there.stock(product)).toMatchObject({ reserved: 5 });
   });
 
-  it('stands once its orders are recorded, whoever finishes it', async () => {
+  it('is committed once its order is recorded, although its coordinator is paused', async () => {
     product = await there.product({ onHand: 5 });
     const answer = await paused(
       shape,
@@ -69,7 +72,7 @@ describe('stock that is prepared', () => {
     expect(answer.status).toBe(201);
   });
 
-  it('is finished by name: what others have prepared on the same server is none of our business', async () => {
+  it('is recognised by its name, and prepared transactions of others are left alone', async () => {
     await ledger.inventory(`BEGIN; CREATE TABLE public.theirs (); PREPARE TRANSACTION 'theirs'`);
     try {
       product = await there.product({ onHand: 5 });

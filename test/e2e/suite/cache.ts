@@ -19,7 +19,7 @@ export const cacheTests = (world: World): void => {
   };
 
   describe('the cache', () => {
-    it('answers as the second specification says', async () => {
+    it('answers GET and PUT in the form of the second specification', async () => {
       const key = fresh('key');
       isMissing(await get(key));
       expect(ok(await put({ key, value: 'hello' }))).toEqual({ key, version: expect.any(String), expires_at: null });
@@ -35,7 +35,7 @@ export const cacheTests = (world: World): void => {
       refused(await world.api.send('DELETE', `/cache${search}`), '400 invalid-request', paths);
     });
 
-    it('refuses a key given twice, however', async () => {
+    it('refuses a repeated key parameter', async () => {
       for (const search of ['key=a&key=b', 'key=a&key=a', 'key=a&key=', 'key=&key=a'])
         refused(await world.api.get(`/cache?${search}`), '400 invalid-request', ['key']);
       refused(await world.api.get('/cache?key[]=a'), '400 invalid-request', ['key', 'key[]']);
@@ -52,7 +52,7 @@ export const cacheTests = (world: World): void => {
       [[1, 'two', { three: [null, { four: 5.5 }] }]],
       ['\u2028 "quoted" \\ 🧸 \u0000'],
       [1e21],
-    ])('gives %j back as it came', async (value) => {
+    ])('returns %j unchanged', async (value) => {
       const key = fresh('key');
       ok(await put({ key, value }));
       expect(ok(await get(key))).toEqual({ value });
@@ -70,7 +70,7 @@ export const cacheTests = (world: World): void => {
       'constructor',
       'toString',
       '*',
-    ])('takes %j as a key', async (text) => {
+    ])('accepts %j as a key', async (text) => {
       const mark = fresh('');
       const key = /^(?:__proto__|constructor|toString|\*)$/.test(text) ? text : text + mark;
       isMissing(await get(key));
@@ -88,7 +88,7 @@ export const cacheTests = (world: World): void => {
       expect(ok(await get(key))).toEqual({ value: 2 });
     });
 
-    it('forgets what is deleted, and does not mind deleting what it does not have', async () => {
+    it('deletes a key, also one that does not exist', async () => {
       const key = fresh('key');
       ok(await put({ key, value: 1 }));
       for (let time = 0; time < 2; time += 1) {
@@ -98,7 +98,7 @@ export const cacheTests = (world: World): void => {
       }
     });
 
-    it('forgets what has expired', async () => {
+    it('expires an entry after its ttl_ms', async () => {
       const key = fresh('key');
       const before = Date.now();
       const written = ok(await put({ key, value: 1, ttl_ms: 1_000 }));
@@ -111,7 +111,7 @@ export const cacheTests = (world: World): void => {
       expect(Date.now()).toBeGreaterThanOrEqual(expiresAt - clockErrorMs);
     });
 
-    it('keeps what is written anew without an end', async () => {
+    it('removes the expiry of an entry that is rewritten without ttl_ms', async () => {
       const key = fresh('key');
       ok(await put({ key, value: 1, ttl_ms: 1 }));
       await eventually(async () => isMissing(await get(key)));
@@ -120,7 +120,7 @@ export const cacheTests = (world: World): void => {
       expect(ok(await get(key))).toEqual({ value: 2 });
     });
 
-    it('takes keys and values up to their limits', async () => {
+    it('accepts keys and values up to their size limits and refuses larger ones', async () => {
       const longest = fresh('k').padEnd(1_024, 'x');
       ok(await put({ key: longest, value: 1 }));
       expect(ok(await get(longest))).toEqual({ value: 1 });
@@ -131,7 +131,7 @@ export const cacheTests = (world: World): void => {
       const large = '語'.repeat(330_000);
       ok(await put({ key, value: large }));
       expect(ok(await get(key))).toEqual({ value: large });
-      // Only announced: a server that leaves a body unread may close the connection before its answer is read.
+      // Only the header is sent: a server that leaves a body unread may close the connection before its response is read.
       const tooLarge = await exchange(world.api.baseUrl, {
         line: 'PUT /cache HTTP/1.1',
         headers: ['Content-Type: application/json', `Content-Length: ${1_048_576 + 1}`],
@@ -155,7 +155,7 @@ export const cacheTests = (world: World): void => {
       refused(await put(body), '400 invalid-request', paths);
     });
 
-    it('keeps namespaces apart, and forgets one as a whole', async () => {
+    it('separates namespaces, and invalidates one as a whole', async () => {
       const [key, one, other] = [fresh('key'), fresh('u'), `${fresh('u')}*`];
       const of = (namespace: string): string => `${at(key)}&namespace=${encodeURIComponent(namespace)}`;
       ok(await put({ key, value: 0 }));
@@ -170,7 +170,7 @@ export const cacheTests = (world: World): void => {
       expect(ok(await get(key))).toEqual({ value: 0 });
     });
 
-    it('forgets by tag', async () => {
+    it('invalidates entries by tag', async () => {
       const [tagged, both, plain, tag] = [fresh('key'), fresh('key'), fresh('key'), fresh('tag')];
       ok(await put({ key: tagged, value: 1, tags: [tag] }));
       ok(await put({ key: both, value: 2, tags: [fresh('tag'), tag] }));
@@ -181,7 +181,7 @@ export const cacheTests = (world: World): void => {
       expect(ok(await get(plain))).toEqual({ value: 3 });
     });
 
-    it('writes only over the version that was read, where it is told to', async () => {
+    it('applies If-Match and If-None-Match to PUT and DELETE', async () => {
       const key = fresh('key');
       const putIf = (value: number, headers: Record<string, string>): Promise<Answer<CacheEntryWritten>> =>
         world.api.send('PUT', '/cache', { body: { key, value }, headers });
@@ -192,7 +192,7 @@ export const cacheTests = (world: World): void => {
       expect(tries.map((it) => it.status).toSorted((one, other) => one - other)).toEqual([200, 412, 412]);
       const { version } = tries.find((it) => it.status === 200)!.body;
       expect((await get(key)).headers.get('etag')).toBe(`"${version}"`);
-      // A weak tag does not guarantee an identical value.
+      // A weak ETag does not guarantee an identical value.
       for (const others of ['W/"1", "2"', `W/"${version}"`, '"*"'])
         refused(await putIf(6, { 'If-Match': others }), '412 precondition-failed');
       for (const malformed of [version, `"${version}`, `"${version}", *`])
@@ -212,7 +212,7 @@ export const cacheTests = (world: World): void => {
       isMissing(await get(key));
     });
 
-    it('does not send once more what the caller has', async () => {
+    it('answers 304 when If-None-Match names the current version', async () => {
       const key = fresh('key');
       const getIf = (tags: string) => world.api.send('GET', at(key), { headers: { 'If-None-Match': tags } });
       for (const tags of ['*', '"1"']) isMissing(await getIf(tags));
@@ -231,7 +231,7 @@ export const cacheTests = (world: World): void => {
       expect((await getIf(etag)).status).toBe(200);
     });
 
-    it('lets one at a time fill what is missing, and nothing in that is old', async () => {
+    it('gives one caller at a time a lease to fill a key, and a deletion invalidates the lease', async () => {
       const [key, namespace] = [fresh('key'), 'leased'];
       const lease = (body: object = {}): Promise<Answer<{ found: boolean; lease?: string | null }>> =>
         world.api.send('POST', '/cache/lease', { body: { key, namespace, ...body } });
@@ -252,7 +252,7 @@ export const cacheTests = (world: World): void => {
       for (const lease_ms of [0, 60_001, 1.5]) refused(await lease({ lease_ms }), '400 invalid-request', ['lease_ms']);
     });
 
-    it('does many things in one request', async () => {
+    it('deletes, writes and reads several keys in one batch', async () => {
       const [gone, kept, unknown] = [fresh('key'), fresh('key'), fresh('key')];
       const batch = (body: object): Promise<Answer<object>> => world.api.send('POST', '/cache/batch', { body });
       ok(await put({ key: gone, value: 1 }));
@@ -272,7 +272,7 @@ export const cacheTests = (world: World): void => {
       expect(ok(await batch({}))).toEqual({ found: [], missing: [], written: [] });
     });
 
-    it('counts', async () => {
+    it('increments counters atomically, apart from entries', async () => {
       const key = fresh('key');
       const count = (body: object): Promise<Answer<object>> => world.api.send('POST', '/cache/counters', { body });
       const counts = await Promise.all(Array.from({ length: 10 }, () => count({ key })));
@@ -284,7 +284,7 @@ export const cacheTests = (world: World): void => {
       expect(ok(await count({ key, by: 0 }))).toEqual({ key, count: 6 });
     });
 
-    it('says how it does', async () => {
+    it('reports statistics', async () => {
       const key = fresh('key');
       ok(await put({ key, value: 1 }));
       await eventually(async () => {
@@ -296,7 +296,7 @@ export const cacheTests = (world: World): void => {
       });
     });
 
-    it('serves many at once, each its own', async () => {
+    it('serves a hundred concurrent keys with their own values', async () => {
       const keys = Array.from({ length: 100 }, () => fresh('key'));
       await Promise.all(keys.map(async (key) => ok(await put({ key, value: { of: key } }))));
       const values = await Promise.all(keys.map(async (key) => ok(await get(key)).value));

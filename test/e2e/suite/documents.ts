@@ -29,7 +29,7 @@ interface OpenApi {
   components: { schemas: Record<string, unknown> };
 }
 
-/** Each operation once, in an order in which the examples can be carried out. */
+/** Each operation once, in an order in which the examples can run. */
 const operations = [
   'PUT /products/{id}',
   'GET /products/{id}',
@@ -104,9 +104,9 @@ export const documentTests = (world: World): void => {
     );
 
   describe('health', () => {
-    it('says that it lives and can serve', async () => {
+    it('is ok at /health/live and /health/ready', async () => {
       for (const path of ['/health/live', '/health/ready']) {
-        // Services that start together are degraded until each has found the others.
+        // Services that start together are degraded until they have found each other.
         await eventually(async () => {
           const answer = await world.api.get<{ status: string; details: object }>(path);
           expect(answer.body).toMatchObject({ status: 'ok' });
@@ -117,7 +117,7 @@ export const documentTests = (world: World): void => {
       expect(Object.keys(details).length).toBeGreaterThan(0);
     });
 
-    it('tells how many branches are in doubt, where the stock is', async () => {
+    it('includes the number of branches in doubt at inventory', async () => {
       const asked = world.shape.services.map(async ({ url }) => (await fetch(`${url}/health/ready`)).json());
       const reports = (await Promise.all(asked)) as { details: Record<string, object> }[];
       const told = reports.flatMap(({ details }) => details['inventory-branches'] ?? []);
@@ -125,14 +125,14 @@ export const documentTests = (world: World): void => {
       for (const it of told) expect(it).toMatchObject({ status: 'up', in_doubt: 0, oldest_ms: 0 });
     });
 
-    it('is told by every service', async () => {
+    it('is served by every service', async () => {
       for (const { url } of world.shape.services)
         for (const path of ['/health/live', '/health/ready']) expect((await fetch(url + path)).status).toBe(200);
     });
   });
 
   describe('/metrics', () => {
-    it('is told by every service and the gateway, each of itself, in the text format of Prometheus', async () => {
+    it('is served by every service and the gateway in the text format of Prometheus', async () => {
       const told = await Promise.all(
         [world.api.baseUrl, ...world.shape.services.map(({ url }) => url)].map(async (url) => {
           const answer = await fetch(`${url}/metrics`);
@@ -148,7 +148,7 @@ export const documentTests = (world: World): void => {
   });
 
   describe('/openapi.json', () => {
-    it('lists exactly the operations there are', async () => {
+    it('lists exactly the expected operations', async () => {
       const { openapi, info, ...rest } = await document();
       expect(openapi).toBe('3.1.0');
       expect(info).toMatchObject({ title: 'Cleave', version: expect.stringMatching(/\d/) });
@@ -158,7 +158,7 @@ export const documentTests = (world: World): void => {
       expect(new Set(ids).size).toBe(operations.length);
     });
 
-    it('has no tag without an operation, at any service', async () => {
+    it('has no tag without an operation at any service', async () => {
       for (const { url } of world.shape.services) {
         const { tags, paths } = (await (await fetch(`${url}/openapi.json`)).json()) as OpenApi;
         const used = new Set(Object.values(paths).flatMap((item) => Object.values(item).flatMap((it) => it.tags)));
@@ -166,18 +166,18 @@ export const documentTests = (world: World): void => {
       }
     });
 
-    it('puts placing an order first', async () => {
+    it('lists POST /orders first', async () => {
       const [first] = operationsOf(await document()).keys();
       expect(first).toBe('POST /orders');
     });
 
-    it('refers to nothing that is not in it', async () => {
+    it('refers to exactly the schemas that it contains', async () => {
       const whole = await document();
       const referred = new Set(JSON.stringify(whole).match(/(?<="\$ref":"#\/components\/schemas\/)[^"]+/g));
       expect([...referred].toSorted()).toEqual(Object.keys(whole.components.schemas).toSorted());
     });
 
-    it('has examples that work, and names the status each is answered with', async () => {
+    it('has examples that work, and documents the status and content type of their responses', async () => {
       const listed = operationsOf(await document());
       for (const id of ['demo-mug', 'demo-lamp'])
         await world.api.send('PUT', `/products/${id}`, {
@@ -206,8 +206,8 @@ export const documentTests = (world: World): void => {
         if (order_id) values['id'] = order_id;
         Object.assign(values, endpoint_id && { endpoint_id }, delivery_id && { delivery_id }, key_id && { key_id });
       }
-      // The example of a return comes before the cancellation, which is then too late; the example of an order has no
-      // payment; there are no dead letters; and Stripe is not configured here.
+      // The order is returned before it is cancelled, which is refused then; the example order has no payment; there are
+      // no dead letters; and Stripe is not configured here.
       expect(outcomes).toEqual(Object.fromEntries(operations.map((it) => [it, expectedOf(it)])));
     });
 
@@ -241,7 +241,7 @@ export const documentTests = (world: World): void => {
       });
     };
 
-    it('has every form of the example order carried out', async () => {
+    it('has example orders that can all be placed', async () => {
       const { requestBody } = operationsOf(await document()).get('POST /orders')!;
       const examples = Object.values(requestBody!.content['application/json']!.examples!);
       expect(examples.length).toBeGreaterThanOrEqual(2);
@@ -250,7 +250,7 @@ export const documentTests = (world: World): void => {
   });
 
   describe('/docs', () => {
-    it('serves Swagger UI with all it needs', async () => {
+    it('serves Swagger UI and all its assets', async () => {
       const page = await world.api.get('/docs');
       expect(page.status).toBe(200);
       expect(page.headers.get('content-type')).toMatch(/^text\/html/);
@@ -266,7 +266,7 @@ export const documentTests = (world: World): void => {
   });
 
   describe('a problem', () => {
-    it('is explained where its type leads', async () => {
+    it('is explained at the address in its type', async () => {
       const { type } = refused(await world.api.get(`/products/${fresh('ghost')}`), '404 product-not-found');
       const answer = await world.api.get(type);
       expect(ok(answer)).toMatchObject({ type, code: 'product-not-found', status: 404, advice: expect.any(String) });

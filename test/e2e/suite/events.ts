@@ -7,7 +7,7 @@ import type { World } from './world.js';
 
 type Event = EventPage['data'][number];
 
-/** The limit of concurrent followers. */
+/** The limit of concurrent streams. */
 const followers = 100;
 
 export const eventTests = (world: World): void => {
@@ -29,8 +29,8 @@ export const eventTests = (world: World): void => {
     }
   };
   /**
-   * The cursor behind all acknowledged events: an event is shown once no older one can appear any more, which other open
-   * transactions on the server delay for a moment.
+   * The cursor after all acknowledged events. An event is shown once no older one can appear any more, which other open
+   * transactions on the server may delay.
    */
   const end = async (): Promise<string> => {
     const { order_id } = await place();
@@ -45,7 +45,7 @@ export const eventTests = (world: World): void => {
     return world.api.placed({ customer_id: 'c', product_id, quantity: 2 });
   };
   const told = (events: readonly Event[]): string[] => events.map((it) => `${it.type} ${it.order_id}`);
-  /** The history of an order, in the form of events. */
+  /** The history of an order in the form of events. */
   const fromHistory = (orderId: string, entries: History['data']): object[] =>
     entries.map((it) => ({ ...it, order_id: orderId, type: `order.${it.type}`, event_id: `${orderId}:${it.version}` }));
 
@@ -62,7 +62,7 @@ export const eventTests = (world: World): void => {
   afterEach(closeAll);
 
   describe('the change feed', () => {
-    it('tells what happened in the words of the history, page by page, and its end is where it goes on', async () => {
+    it('has the entries of the order histories, in pages, and continues after the last cursor', async () => {
       const from = await end();
       const one = await place();
       const other = await place();
@@ -83,12 +83,12 @@ export const eventTests = (world: World): void => {
         expect(ours).toEqual(fromHistory(order_id, await world.api.history(order_id)));
       }
       expect(await page(next_cursor)).toEqual({ data: [], next_cursor });
-      // The cursor of an event works like that of its page.
+      // The cursor of an event works like that of a page.
       expect((await pages(data[1]!.cursor)).data).toEqual(data.slice(2));
       expect((await page(from, 1_000)).data).toEqual(data);
     });
 
-    it('shows every event once to one who reads while others write', async () => {
+    it('shows every event once to a client that reads while others write', async () => {
       const from = await end();
       const product = await world.api.product({ onHand: 1_000 });
       const expected: string[] = [];
@@ -123,7 +123,7 @@ export const eventTests = (world: World): void => {
         expect(events.map((it) => it.version)).toEqual(events.map((_, at) => at + 1));
     });
 
-    it('waits for a change that was begun before others and is committed after them', async () => {
+    it('withholds later events until a transaction that began earlier has committed', async () => {
       const slow = await place();
       const from = await end();
       const { order } = await world.shape.databaseUrls();
@@ -158,13 +158,13 @@ export const eventTests = (world: World): void => {
         );
     });
 
-    it('refuses parameters that it does not know', async () => {
+    it('refuses unknown parameters', async () => {
       refused(await world.api.get('/events?before=x&limit=5'), '400 invalid-request', ['before']);
     });
   });
 
   describe('the stream of events', () => {
-    it('tells them as they happen, and goes on after the last one received', async () => {
+    it('sends events as they happen, and resumes after Last-Event-ID', async () => {
       const from = await end();
       const stream = await follow(from);
       expect(stream.response.status).toBe(200);
@@ -179,10 +179,10 @@ export const eventTests = (world: World): void => {
       await stream.take(1);
       stream.close();
 
-      // No stream is open for these.
+      // No stream is open while these happen.
       const second = await place();
       ok(await world.api.cancel(second.order_id));
-      // The header takes precedence over the address, because browsers reconnect to the address that they began with.
+      // The header takes precedence over the URL, because browsers reconnect to the URL that they started with.
       const again = await follow(from, { 'last-event-id': placed!.id });
       const rest = (await again.take(3)).map((it) => JSON.parse(it.data) as Event);
       expect(told(rest)).toEqual([
@@ -192,7 +192,7 @@ export const eventTests = (world: World): void => {
       ]);
     });
 
-    it('comes to whoever wants it more than pages, in whatever case', async () => {
+    it('is chosen over pages by the Accept header, in any case and by quality', async () => {
       for (const accept of ['TEXT/Event-Stream', 'application/json;q=0.5, text/event-stream']) {
         const { headers } = (await follow(undefined, { accept })).response;
         expect(headers.get('content-type')).toMatch(/^text\/event-stream(?:;|$)/);
@@ -204,16 +204,16 @@ export const eventTests = (world: World): void => {
       }
     });
 
-    it('begins with the first event there is when nothing else is asked for', async () => {
+    it('begins with the first event by default', async () => {
       const stream = await follow();
       const [first] = (await page(undefined, 1)).data;
       const [told] = await stream.take(1);
       expect(JSON.parse(told!.data)).toEqual(first);
     });
 
-    it('has an end to how many follow it, and room again once some have gone', async () => {
+    it('has a limit of concurrent clients, and a closed stream frees its place', async () => {
       const from = await end();
-      // Streams of earlier tests are released a moment after they were closed.
+      // Streams of earlier tests are released shortly after they were closed.
       const streams = await eventually(async () => {
         closeAll();
         const opened = await Promise.all(Array.from({ length: followers }, () => follow(from)));
@@ -221,7 +221,7 @@ export const eventTests = (world: World): void => {
         return opened;
       });
       const beyond = await world.api.send('GET', '/events', { headers: { accept: 'text/event-stream' } });
-      // All by one tenant; other tenants have as many places of their own.
+      // All streams belong to one tenant; the limit applies per tenant.
       refused(beyond, '429 too-many-requests');
       expect(Number(beyond.headers.get('retry-after'))).toBeGreaterThan(0);
       const { order_id } = await place();

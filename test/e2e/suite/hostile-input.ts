@@ -12,7 +12,7 @@ const json = (text: string): Json => new Json(text);
 
 const mark = '§raw§';
 
-/** The value as JSON, with the `Json` inside it inserted verbatim. */
+/** The value as JSON, with each `Json` in it inserted verbatim. */
 const encoded = (value: unknown): string => {
   const texts: string[] = [];
   const marked = JSON.stringify(value, (_, item: unknown) =>
@@ -67,7 +67,7 @@ const withAt = (body: object, path: string, value: unknown): object => {
 };
 
 export const hostileInputTests = (world: World): void => {
-  describe('what nobody should send', () => {
+  describe('hostile input', () => {
     let mug: string;
     let orderId: string;
     const order = () => ({ customer_id: 'hostile', lines: [{ product_id: mug, quantity: 1 }] });
@@ -83,7 +83,7 @@ export const hostileInputTests = (world: World): void => {
       before = await world.ledger.footprint();
     });
 
-    /** Sends the body with each of the values at the path; each must be refused with a fault at that path. */
+    /** Sends the body with each value at the path; each must be refused with a fault at that path. */
     const refuseEach = async (
       [method, path]: readonly [string, string],
       body: object,
@@ -100,7 +100,7 @@ export const hostileInputTests = (world: World): void => {
       }
     };
 
-    it('wrong quantities are refused wherever a quantity is taken', async () => {
+    it('invalid quantities are refused', async () => {
       await refuseEach(['POST', '/orders'], order(), 'lines.0.quantity', [...badQuantities, undefined]);
       await refuseEach(['POST', '/order'], alias(), 'quantity', [...badQuantities, undefined]);
       const lines = [{ product_id: mug, quantity: 1 }];
@@ -109,7 +109,7 @@ export const hostileInputTests = (world: World): void => {
       await refuseEach(['POST', `/orders/${orderId}/returns`], goods, 'lines.0.quantity', badQuantities);
     });
 
-    it('wrong ids are refused wherever an id is taken', async () => {
+    it('invalid ids are refused', async () => {
       await refuseEach(['POST', '/orders'], order(), 'customer_id', [...badIds, undefined]);
       await refuseEach(['POST', '/orders'], order(), 'lines.0.product_id', [...badIds, undefined]);
       await refuseEach(['POST', '/order'], alias(), 'product_id', badIds);
@@ -121,7 +121,7 @@ export const hostileInputTests = (world: World): void => {
       await refuseEach(['POST', '/products/batch'], { products }, 'products.0.product_id', badIds);
     });
 
-    it('wrong texts are refused wherever a text is kept', async () => {
+    it('invalid texts are refused', async () => {
       await refuseEach(['POST', '/orders'], order(), 'reference', [...badTexts, 'x'.repeat(129)]);
       const taxed = { ...order(), adjustments: [{ kind: 'tax', label: 'x', amount_minor: 1 }] };
       await refuseEach(['POST', '/orders'], taxed, 'adjustments.0.label', [...badTexts, 'x'.repeat(501)]);
@@ -134,7 +134,7 @@ export const hostileInputTests = (world: World): void => {
       await refuseEach(['POST', `/orders/${orderId}/cancel`], { reason: 'x' }, 'reason', badTexts.slice(1));
     });
 
-    it('wrong amounts are refused wherever money is taken', async () => {
+    it('invalid amounts are refused', async () => {
       const amounts: unknown[] = [1.5, '1', null, true, [], {}, json('9007199254740992'), json('1e400')];
       await refuseEach(['POST', '/orders'], order(), 'lines.0.unit_price_minor', [...amounts, -1, 100_000_000_001]);
       await refuseEach(['POST', '/orders'], order(), 'expected_total_minor', [...amounts, -1]);
@@ -148,7 +148,7 @@ export const hostileInputTests = (world: World): void => {
       await refuseEach(['PUT', `/stock/${mug}`], { on_hand: 1 }, 'on_hand', [...amounts, -1, 1_000_000_000_001]);
     });
 
-    it('wrong kinds of things are refused where a thing is taken', async () => {
+    it('values of the wrong type are refused', async () => {
       const wrong: unknown[] = [null, 5, 'x', true, {}];
       await refuseEach(['POST', '/orders'], order(), 'lines', [...wrong, []]);
       await refuseEach(['POST', '/orders'], order(), 'lines.0', [null, 5, 'x', true]);
@@ -159,7 +159,7 @@ export const hostileInputTests = (world: World): void => {
       await refuseEach(['POST', '/stock/batch'], {}, 'stock', [...wrong, []]);
     });
 
-    it('a body that is no object is refused', async () => {
+    it('a body that is not an object is refused', async () => {
       for (const body of [null, true, 5, 'text', [], [[]], [order()]])
         for (const [method, path] of [
           ['POST', '/orders'],
@@ -175,7 +175,7 @@ export const hostileInputTests = (world: World): void => {
           refused(await send(method, path, body), '400 invalid-request', ['']);
     });
 
-    it('members that nobody knows are refused by their names', async () => {
+    it('unknown members are refused by name', async () => {
       const send400 = async (path: string, body: unknown, paths: string[]) =>
         refused(await send('POST', path, body), '400 invalid-request', paths);
       await send400('/orders', { ...order(), coupon: 'x' }, ['coupon']);
@@ -190,7 +190,7 @@ export const hostileInputTests = (world: World): void => {
       refused(await send('POST', '/orders', { ...order(), ...alias() }), '400 invalid-request');
     });
 
-    it('everything that is wrong is told at once', async () => {
+    it('all faults of a body are reported at once', async () => {
       const body = {
         customer_id: '',
         lines: [
@@ -216,7 +216,7 @@ export const hostileInputTests = (world: World): void => {
       refused(await send('POST', '/orders', { ...order(), adjustments }), '400 invalid-request', ['adjustments']);
     });
 
-    it('metadata that cannot be kept is refused', async () => {
+    it('metadata that is too large, too deep or not storable is refused', async () => {
       const deep = (levels: number): Json => json(`${'{"a":'.repeat(levels)}1${'}'.repeat(levels)}`);
       await refuseEach(['POST', '/orders'], order(), 'metadata', [
         { text: 'x'.repeat(16_384) },
@@ -235,7 +235,7 @@ export const hostileInputTests = (world: World): void => {
         );
     });
 
-    it('keys that change what an object is are refused', async () => {
+    it('keys that could pollute a prototype are refused', async () => {
       for (const [body, path] of [
         [json(`{"customer_id":"x","__proto__":{"lines":[]},"lines":[]}`), '__proto__'],
         [{ ...order(), metadata: json('{"__proto__":{"admin":true}}') }, 'metadata.__proto__'],
@@ -248,7 +248,7 @@ export const hostileInputTests = (world: World): void => {
       ]);
     });
 
-    it('JSON that is none, or too deep, is refused', async () => {
+    it('JSON that is malformed or nested too deeply is refused', async () => {
       const good = encoded(order());
       for (const raw of [
         '{',
@@ -292,7 +292,7 @@ export const hostileInputTests = (world: World): void => {
       refused(await world.api.send('POST', '/orders', { raw: utf16 }), '400 invalid-request', ['']);
     });
 
-    it('a body that is missing is asked for', async () => {
+    it('a missing body is refused', async () => {
       for (const [method, path] of [
         ['POST', '/orders'],
         ['POST', '/order'],
@@ -308,7 +308,7 @@ export const hostileInputTests = (world: World): void => {
       }
     });
 
-    it('content that is not JSON is refused by its type', async () => {
+    it('a content type other than JSON in UTF-8 is refused', async () => {
       const raw = encoded(order());
       for (const type of [
         'text/plain',
@@ -336,13 +336,13 @@ export const hostileInputTests = (world: World): void => {
       refused(typeless, '415 unsupported-media-type');
     });
 
-    it('a body that is too large is refused, announced or not', async () => {
+    it('a body that is too large is refused, with Content-Length or chunked', async () => {
       const announced = await exchange(world.api.baseUrl, {
         line: 'POST /orders HTTP/1.1',
         headers: ['Content-Type: application/json', 'Content-Length: 50000000'],
       });
       refused(announced, '413 payload-too-large');
-      // Ends one byte over the limit: a server that leaves a body unread may close the connection before its answer is read.
+      // One byte over the limit: a server that leaves a body unread may close the connection before its response is read.
       const streamed = await exchange(world.api.baseUrl, {
         line: 'POST /orders HTTP/1.1',
         headers: ['Content-Type: application/json', 'Transfer-Encoding: chunked'],
@@ -358,7 +358,7 @@ export const hostileInputTests = (world: World): void => {
       refused(await world.api.send('POST', '/orders', { raw: padded }), '400 invalid-request', ['customer_id']);
     });
 
-    it('addresses that cannot be decoded are refused', async () => {
+    it('URLs that cannot be decoded are refused', async () => {
       const paths = [
         '/products/%',
         '/products/%zz',
@@ -374,7 +374,7 @@ export const hostileInputTests = (world: World): void => {
       }
     });
 
-    it('ids in addresses obey the same rules', async () => {
+    it('ids in paths follow the same rules, and URLs that are too long are refused', async () => {
       const product = { body: { name: 'x', unit_price_minor: 1, currency: 'GBP' } };
       for (const id of ['%00', 'a%00b', 'x'.repeat(129), '%F0%9F%A7%B8'.repeat(129)]) {
         refused(await world.api.get(`/products/${id}`), '400 invalid-request', ['id']);
@@ -394,7 +394,7 @@ export const hostileInputTests = (world: World): void => {
       }
     });
 
-    it('methods that an address does not answer are refused, naming those it does', async () => {
+    it('methods that a path does not support are refused, and Allow names those it does', async () => {
       for (const [method, path, allowed] of [
         ['DELETE', '/orders', ['GET', 'POST']],
         ['PUT', '/orders', ['GET', 'POST']],
@@ -419,7 +419,7 @@ export const hostileInputTests = (world: World): void => {
       }
     });
 
-    it('addresses where nothing is are not found', async () => {
+    it('unknown paths are not found, and path traversal is refused', async () => {
       for (const [method, path] of [
         ['GET', '/nothing'],
         ['POST', '/order/x'],
@@ -445,14 +445,14 @@ export const hostileInputTests = (world: World): void => {
         '/stock/%2e%2e%2fx',
       ]) {
         const answer = await exchange(world.api.baseUrl, { line: `GET ${path} HTTP/1.1` });
-        // A gateway may refuse paths that the service would not find.
+        // A gateway may refuse a path that the service would not find.
         const { code } = answer.body as Problem;
         expect(['not-found', 'order-not-found', 'product-not-found', 'invalid-request']).toContain(code);
         refused(answer, code === 'invalid-request' ? `400 ${code}` : `404 ${code}`);
       }
     });
 
-    it('requests that are not HTTP are refused, and those that break off leave nothing', async () => {
+    it('malformed HTTP is refused', async () => {
       for (const request of [
         { line: 'NONSENSE' },
         { line: 'GET /orders HTTP/1.1', headers: ['Bad Header: x'] },
@@ -478,7 +478,7 @@ export const hostileInputTests = (world: World): void => {
       await abandon(world.api.baseUrl, 'POST /orders HT');
     });
 
-    it('and a body with a mark of its byte order is still read', async () => {
+    it('a body with a byte order mark is parsed', async () => {
       const raw = Buffer.concat([
         Buffer.from([0xef, 0xbb, 0xbf]),
         Buffer.from(encoded({ ...order(), customer_id: '' })),
@@ -486,7 +486,7 @@ export const hostileInputTests = (world: World): void => {
       refused(await world.api.send('POST', '/orders', { raw }), '400 invalid-request', ['customer_id']);
     });
 
-    it('and nothing of all that was half saved', async () => {
+    it('none of the requests above changed stored data, and the system is ready', async () => {
       expect(await world.ledger.footprint()).toEqual(before);
       ok(await world.api.get('/health/ready'));
     });

@@ -7,8 +7,8 @@ import type { World } from './world.js';
 const wasReplayed = (answer: Answer): boolean => answer.headers.get('idempotent-replayed') === 'true';
 
 export const idempotencyTests = (world: World): void => {
-  describe('an Idempotency-Key', () => {
-    it('answers a repeat as the first request, whatever has become of the order since', async () => {
+  describe('an idempotency key', () => {
+    it('replays the first response to a retry, even after the order has changed', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
       const key = fresh('k');
@@ -29,7 +29,7 @@ export const idempotencyTests = (world: World): void => {
       expect(await world.api.order(first.body.order_id)).toMatchObject({ status: 'fulfilled', version: 3 });
     });
 
-    it('replays a cancelled order as it was placed, and holds nothing anew', async () => {
+    it('replays a cancelled order as it was placed, and reserves no stock', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const metadata = { z: 1, a: { y: 2, b: 3 } };
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 2, metadata };
@@ -44,7 +44,7 @@ export const idempotencyTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ reserved: 0, available: 10 });
     });
 
-    it('refuses another command under the same key', async () => {
+    it('is refused when it is reused for another command', async () => {
       const [mug, lamp] = [await world.api.product(), await world.api.product()];
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
       const key = fresh('k');
@@ -65,7 +65,7 @@ export const idempotencyTests = (world: World): void => {
       });
     });
 
-    it('repeats a refusal for want of stock even when there is stock by now', async () => {
+    it('replays an out-of-stock refusal even if there is stock by now', async () => {
       const mug = await world.api.product({ onHand: 1 });
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
       const key = fresh('k');
@@ -82,7 +82,7 @@ export const idempotencyTests = (world: World): void => {
       ok(await world.api.place(body, fresh('k')), 201);
     });
 
-    it('is free again after a refusal whose cause can be mended', async () => {
+    it('can be used again after an invalid request, an unknown product or a changed price', async () => {
       const customer_id = fresh('c');
       const invalid = fresh('k');
       const mug = await world.api.product({ price: 100 });
@@ -103,7 +103,7 @@ export const idempotencyTests = (world: World): void => {
       ok(await world.api.place(cheap, expecting), 201);
     });
 
-    it('does not mind in which order the members of a request come', async () => {
+    it('ignores the order of members and the notation of values in a request', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const customer = fresh('c');
       const key = fresh('k');
@@ -117,7 +117,7 @@ export const idempotencyTests = (world: World): void => {
       refused(await world.api.send('POST', '/orders', { raw: swapped, key }), '422 idempotency-key-reused');
     });
 
-    it('makes one order of fifty requests at once', async () => {
+    it('makes one order of fifty concurrent requests', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
       const key = fresh('k');
@@ -132,7 +132,7 @@ export const idempotencyTests = (world: World): void => {
       expect(rows).toEqual([{ count: 1 }]);
     });
 
-    it('makes one order when different commands come at once, and refuses the others', async () => {
+    it('makes one order of different concurrent commands, and refuses the others', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const customer_id = fresh('c');
       const key = fresh('k');
@@ -149,7 +149,7 @@ export const idempotencyTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ reserved: placed[0]!.body.lines[0]!.quantity });
     });
 
-    it('keeps apart what has different keys, and what has none', async () => {
+    it('makes separate orders of requests with different keys or none', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 1 };
       const keys = [undefined, undefined, fresh('k'), fresh('k')];
@@ -157,7 +157,7 @@ export const idempotencyTests = (world: World): void => {
       expect(new Set(ids).size).toBe(4);
     });
 
-    it('may be written with or without quotes and have any printable character', async () => {
+    it('may be written with or without quotes, with escapes, and up to 255 characters long', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const body = { customer_id: fresh('c'), product_id: mug, quantity: 1 };
       const bare = fresh('k');
@@ -173,7 +173,7 @@ export const idempotencyTests = (world: World): void => {
       }
     });
 
-    it('that is malformed is refused before anything happens', async () => {
+    it('that is malformed is refused without any change', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const body = JSON.stringify({ customer_id: fresh('c'), product_id: mug, quantity: 1 });
       const malformed = [

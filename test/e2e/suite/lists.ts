@@ -52,7 +52,7 @@ export const listTests = (world: World): void => {
     };
     const versions = (entries: { version: number }[]) => entries.map((it) => it.version);
 
-    it('is told page by page, oldest first, and whole where it is short', async () => {
+    it('is listed in pages, oldest entry first, or whole if it is short', async () => {
       const id = await handedOver(6, 1);
       const whole = await world.api.historyPage(id, {});
       expect(whole).toMatchObject({ next_cursor: null });
@@ -60,7 +60,7 @@ export const listTests = (world: World): void => {
       expect(await world.api.historyPage(id, { limit: '7' })).toEqual(whole);
       const first = await world.api.historyPage(id, { limit: '3' });
       const back = { lines: whole.data[1]!.data['lines'], restock: true, reason: 'unwanted' };
-      // Entries added meanwhile come at the end.
+      // An entry added while paging comes at the end.
       ok(await world.api.return(id, back), 201);
       const second = await world.api.historyPage(id, { limit: '3', cursor: first.next_cursor! });
       const third = await world.api.historyPage(id, { limit: '3', cursor: second.next_cursor! });
@@ -73,7 +73,7 @@ export const listTests = (world: World): void => {
       expect(third.next_cursor).toBeNull();
     });
 
-    it('has fewer entries on a page where hand-overs are large, and leaves none out', async () => {
+    it('has fewer entries on a page if they are large, and omits none', async () => {
       const id = await handedOver(12, 2_000);
       const first = await world.api.historyPage(id, {});
       expect(versions(first.data)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
@@ -81,7 +81,7 @@ export const listTests = (world: World): void => {
       expect([versions(rest.data), rest.next_cursor]).toEqual([[12, 13], null]);
     });
 
-    it('refuses what is no limit, no cursor of ours, and knows no order by a cursor', async () => {
+    it('refuses invalid parameters and cursors, also with a cursor of another list', async () => {
       const id = await handedOver(2, 1);
       const address = `/orders/${id}/history`;
       refused(await world.api.get(`${address}?limit=0`), '400 invalid-request', ['limit']);
@@ -95,7 +95,7 @@ export const listTests = (world: World): void => {
   });
 
   describe('the list of orders', () => {
-    it('shows the newest first, each as it is read alone', async () => {
+    it('shows the newest order first, each as it was placed', async () => {
       const customer = fresh('c');
       const placed: Order[] = [];
       for (let count = 0; count < 6; count += 1) placed.push(...(await placeMany(1, customer)));
@@ -107,7 +107,7 @@ export const listTests = (world: World): void => {
       expect(times).toEqual(times.toSorted().toReversed());
     });
 
-    it('can be narrowed to a customer, a status, a reference, or all of them', async () => {
+    it('can be filtered by customer, status and reference', async () => {
       const customer = fresh('c & d=é%');
       const reference = fresh('ref +/');
       const [one, cancelled, fulfilled] = await placeMany(3, customer, { reference });
@@ -144,7 +144,7 @@ export const listTests = (world: World): void => {
       expect(standard.data).toHaveLength(50);
     });
 
-    it('has fewer orders on a page where they are large, and leaves none out', async () => {
+    it('has fewer orders on a page if they are large, and omits none', async () => {
       const customer = fresh('c');
       const product_id = await world.api.product({ onHand: 100_000 });
       const lines = Array.from({ length: 2_000 }, () => ({ product_id, quantity: 1 }));
@@ -162,11 +162,11 @@ export const listTests = (world: World): void => {
       }
       expect(sizes).toEqual([20_003, 20_000, 8_000]);
       expect(sorted(seen)).toEqual(sorted(idsOf([...large, ...small])));
-      // The given limit applies if it is reached before the limit of lines.
+      // The limit of orders applies if it is reached before the limit of lines.
       expect((await page({ customer_id: customer, limit: 5 })).data).toHaveLength(5);
     });
 
-    it('ends exactly where it is full', async () => {
+    it('has no next cursor after a last page that is full', async () => {
       const customer = fresh('c');
       await placeMany(10, customer);
       expect(await page({ customer_id: customer, limit: 10 })).toMatchObject({ next_cursor: null });
@@ -177,7 +177,7 @@ export const listTests = (world: World): void => {
       });
     });
 
-    it('shows each order that was there when paging began exactly once, while others come in', async () => {
+    it('shows each order that existed when paging began exactly once while others are placed', async () => {
       const customer = fresh('c');
       const there = await placeMany(40, customer);
       const later: Promise<Order[]>[] = [];
@@ -192,7 +192,7 @@ export const listTests = (world: World): void => {
       expect(sorted(ids.filter((id) => idsOf(there).includes(id)))).toEqual(sorted(idsOf(there)));
     });
 
-    it('keeps its place when orders change under it', async () => {
+    it('shows each order once if orders change while paging', async () => {
       const customer = fresh('c');
       const there = await placeMany(12, customer);
       const random = randomOf('change while paging');
@@ -210,7 +210,7 @@ export const listTests = (world: World): void => {
       refused(await world.api.get(`${path}?${query({ limit })}`), '400 invalid-request', ['limit']);
     });
 
-    it('refuses a cursor that is not one of its own', async () => {
+    it('refuses a cursor that is forged, altered or of another list', async () => {
       await Promise.all([placeMany(2), world.api.product(), world.api.product()]);
       const cursorOf = async (list: string) =>
         ok(await world.api.get<OrderPage | ProductPage>(`${list}?limit=1`)).next_cursor!;
@@ -234,7 +234,7 @@ export const listTests = (world: World): void => {
       ]);
     });
 
-    it('refuses parameters it does not know and parameters given twice', async () => {
+    it('refuses unknown and repeated parameters', async () => {
       const paths = async (search: string, faults: string[]) =>
         refused(await world.api.get(`${path}?${search}`), '400 invalid-request', faults);
       await paths('limt=5', ['limt']);
@@ -245,7 +245,7 @@ export const listTests = (world: World): void => {
     });
   });
 
-  describe('the filters of orders', () => {
+  describe('the filters of the list of orders', () => {
     it.each([
       ['status=unknown', ['status']],
       ['status=', ['status']],

@@ -8,7 +8,7 @@ const largest = Number.MAX_SAFE_INTEGER;
 
 export const orderTests = (world: World): void => {
   describe('placing an order', () => {
-    it('takes the order of the first specification and keeps it in Postgres', async () => {
+    it('accepts the order of the first specification and stores it in Postgres', async () => {
       const mug = await world.api.product({ name: 'Mug', price: 850, onHand: 5 });
       const customer = fresh('c');
       const body = { customer_id: customer, product_id: mug, quantity: 2 };
@@ -34,7 +34,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(mug)).toEqual({ product_id: mug, on_hand: 5, reserved: 2, available: 3, sold: 0 });
     });
 
-    it('answers the whole document, where to find it, and its version', async () => {
+    it('returns the whole order, with Location and ETag', async () => {
       const mug = await world.api.product({ name: 'Mug, wéiß 🍵', price: 850, onHand: 5 });
       const customer = fresh('c');
       const before = Date.now();
@@ -77,7 +77,7 @@ export const orderTests = (world: World): void => {
       expect(read.headers.get('etag')).toBe('"v1"');
     });
 
-    it('takes one product on several lines at different prices', async () => {
+    it('accepts one product on several lines at different prices', async () => {
       const [mug, lamp] = [
         await world.api.product({ price: 850, onHand: 10 }),
         await world.api.product({ price: 4_250, onHand: 10 }),
@@ -100,7 +100,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(lamp)).toMatchObject({ reserved: 1, available: 9 });
     });
 
-    it('sums the lines of a product before it decides on the stock', async () => {
+    it('sums the lines of a product before it checks the stock', async () => {
       const mug = await world.api.product({ onHand: 5 });
       const lines = [
         { product_id: mug, quantity: 3 },
@@ -111,7 +111,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ reserved: 0 });
     });
 
-    it('takes integer ids as their decimal text', async () => {
+    it('accepts integer ids as their decimal text', async () => {
       const number = freshInteger();
       const mug = await world.api.product({ id: String(number), onHand: 5 });
       const placed = await world.api.placed({ customer_id: number, product_id: number, quantity: 1 });
@@ -125,7 +125,7 @@ export const orderTests = (world: World): void => {
       );
     });
 
-    it('tells ids apart by every character', async () => {
+    it('distinguishes ids by case and white space', async () => {
       const id = fresh('Case');
       const upper = await world.api.product({ id, onHand: 5 });
       const lower = await world.api.product({ id: id.toLowerCase(), onHand: 5 });
@@ -136,13 +136,13 @@ export const orderTests = (world: World): void => {
       refused(await world.api.place(padded), '422 unknown-product');
     });
 
-    it('takes a price of nothing', async () => {
+    it('accepts a price of zero', async () => {
       const gift = await world.api.product({ price: 0 });
       const body = { customer_id: fresh('c'), product_id: gift, quantity: 3, expected_total_minor: 0 };
       expect(await world.api.placed(body)).toMatchObject({ total_minor: 0, lines: [{ unit_price_minor: 0 }] });
     });
 
-    it('adds tax and shipping and takes discounts off, whichever sign they are written with', async () => {
+    it('adds tax and shipping, and subtracts discounts of either sign', async () => {
       const mug = await world.api.product({ price: 1_000 });
       const adjustments = [
         { kind: 'tax', label: 'VAT 20%', amount_minor: 400 },
@@ -160,7 +160,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.order(placed.order_id)).toEqual(placed);
     });
 
-    it('holds the total against the one expected', async () => {
+    it('refuses a total that differs from the expected total', async () => {
       const mug = await world.api.product({ price: 1_000, onHand: 10 });
       const adjustments = [{ kind: 'tax', label: 'VAT', amount_minor: 200 }];
       const order = { customer_id: fresh('c'), product_id: mug, quantity: 1, adjustments };
@@ -176,7 +176,7 @@ export const orderTests = (world: World): void => {
       });
     });
 
-    it('lets discounts take everything off, and not more', async () => {
+    it('allows discounts up to the whole total, and not more', async () => {
       const mug = await world.api.product({ price: 1_000, onHand: 10 });
       const order = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
       const discount = (amount_minor: number) => [{ kind: 'discount', label: 'All of it', amount_minor }];
@@ -192,7 +192,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ reserved: 2 });
     });
 
-    it('refuses totals that a number cannot hold exactly', async () => {
+    it('refuses totals beyond the largest safe integer', async () => {
       const gold = await world.api.product({ price: 100_000_000_000, onHand: 1_000_000 });
       const customer_id = fresh('c');
       const line = { product_id: gold, quantity: 1_000_000 };
@@ -217,7 +217,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.order(most.order_id)).toEqual(most);
     });
 
-    it('refuses adjustments that cannot be added up exactly, whatever their signs', async () => {
+    it('refuses adjustments whose sum cannot be computed exactly, whatever their signs', async () => {
       const mug = await world.api.product({ price: 1_000, onHand: 10 });
       const order = { customer_id: fresh('c'), product_id: mug, quantity: 1 };
       const amounts = [
@@ -236,7 +236,7 @@ export const orderTests = (world: World): void => {
       });
     });
 
-    it('gives metadata and reference back as they came', async () => {
+    it('returns metadata and reference unchanged', async () => {
       const mug = await world.api.product();
       const metadata = {
         text: 'a "quoted" \\ text\nof two lines \u2028 and 🧾',
@@ -263,7 +263,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.order(placed.order_id)).toEqual(placed);
     });
 
-    it('takes the same command in either form, at either address', async () => {
+    it('treats both forms at both paths as the same command', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const short = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
       const long = { customer_id: short.customer_id, lines: [{ product_id: mug, quantity: 2 }] };
@@ -283,7 +283,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ reserved: 4 });
     });
 
-    it('holds all lines or none', async () => {
+    it('reserves all lines or none', async () => {
       const [plenty, scarce] = [await world.api.product({ onHand: 100 }), await world.api.product({ onHand: 1 })];
       const lines = [
         { product_id: plenty, quantity: 5 },
@@ -296,7 +296,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(scarce)).toMatchObject({ reserved: 0, available: 1 });
     });
 
-    it('refuses products that do not exist, naming them, and holds nothing', async () => {
+    it('refuses unknown products by id, and reserves nothing', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const [ghost, phantom] = [fresh('ghost'), fresh('phantom')];
       const lines = [ghost, mug, phantom].map((product_id) => ({ product_id, quantity: 1 }));
@@ -306,7 +306,7 @@ export const orderTests = (world: World): void => {
       });
     });
 
-    it('refuses products of several currencies and holds nothing', async () => {
+    it('refuses products in several currencies, and reserves nothing', async () => {
       const pounds = await world.api.product({ currency: 'GBP' });
       const euros = await world.api.product({ currency: 'EUR' });
       const lines = [pounds, euros].map((product_id) => ({ product_id, quantity: 1 }));
@@ -319,7 +319,7 @@ export const orderTests = (world: World): void => {
       });
     });
 
-    it('takes as many lines as are allowed', async () => {
+    it('accepts 2,000 lines', async () => {
       const products = await Promise.all([1, 2, 3, 4, 5].map(() => world.api.product({ onHand: 1_000, price: 3 })));
       const lines = Array.from({ length: 2_000 }, (_, index) => ({ product_id: products[index % 5], quantity: 2 }));
       const placed = await world.api.placed({ customer_id: fresh('c'), lines });
@@ -329,7 +329,7 @@ export const orderTests = (world: World): void => {
       expect(await world.api.stock(products[4]!)).toMatchObject({ reserved: 800 });
     });
 
-    it('takes a quantity in any notation of the integer', async () => {
+    it('accepts a quantity in any JSON notation of the integer', async () => {
       const mug = await world.api.product({ onHand: 5_000 });
       const customer = fresh('c');
       for (const [notation, quantity] of [

@@ -36,7 +36,7 @@ export const paymentTests = (world: World): void => {
   };
 
   describe('a purchase', () => {
-    it('is pending until the money is promised, confirmed then, and the money is taken', async () => {
+    it('is pending until the payment is authorised, then confirmed, and then captured', async () => {
       const order = await bought('tok_ok');
       expect(order).toMatchObject({ status: 'pending', payment_method: 'simulated' });
       expect(await told(order, 'payment-captured')).toEqual(['placed', 'payment-authorised', 'payment-captured']);
@@ -53,7 +53,7 @@ export const paymentTests = (world: World): void => {
       ok(await world.api.fulfil(order.order_id));
     });
 
-    it('is cancelled when the money is refused, and its stock is free again', async () => {
+    it('is cancelled when the payment is declined, and its stock is released', async () => {
       const order = await bought('tok_declined');
       await until(order, 'cancelled');
       const entries = await world.api.history(order.order_id);
@@ -63,7 +63,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
     });
 
-    it('is charged once when the provider does not answer', async () => {
+    it('is charged once when the response of the provider is lost', async () => {
       const order = await bought('tok_lost');
       await told(order, 'payment-captured');
       const { captured_minor, operations } = await world.api.payment(order.order_id);
@@ -71,7 +71,7 @@ export const paymentTests = (world: World): void => {
       expect(operations).toHaveLength(2);
     });
 
-    it('is cancelled when what was promised cannot be taken', async () => {
+    it('is cancelled and reversed when the capture is refused', async () => {
       const order = await bought('tok_capture_refused');
       expect(await told(order, 'payment-reversed')).toEqual([
         'placed',
@@ -84,7 +84,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: 0, reversed: true });
     });
 
-    it('cancelled while the money is asked for is paid by nobody', async () => {
+    it('that is cancelled during the authorisation is reversed', async () => {
       const order = await bought('tok_slow');
       await eventually(() => world.api.payment(order.order_id));
       ok(await world.api.cancel(order.order_id, { reason: 'changed my mind' }));
@@ -93,7 +93,7 @@ export const paymentTests = (world: World): void => {
       expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 0 });
     });
 
-    it('cancelled after the money was taken gives it back', async () => {
+    it('that is cancelled after the capture is refunded', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       ok(await world.api.cancel(order.order_id));
@@ -101,7 +101,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total, refunded_minor: total });
     });
 
-    it('goes its own way beside others that wait', async () => {
+    it('does not wait for a slower one', async () => {
       const slow = await bought('tok_slow');
       const swift = await bought();
       await told(swift, 'payment-captured');
@@ -110,7 +110,7 @@ export const paymentTests = (world: World): void => {
       await told(slow, 'payment-captured');
     });
 
-    it('is repeated as it was answered, and its payment belongs to the command', async () => {
+    it('is replayed under its key, and another payment under that key is refused', async () => {
       const key = fresh('key');
       const product_id = await world.api.product({ price });
       const body = { customer_id: 'c', product_id, quantity: 1, payment: { method: 'simulated', token: 'tok_ok' } };
@@ -123,7 +123,7 @@ export const paymentTests = (world: World): void => {
         refused(await world.api.place({ ...body, payment }, key), '422 idempotency-key-reused');
     });
 
-    it('of nothing costs nothing', async () => {
+    it('with a total of zero captures zero', async () => {
       const product_id = await world.api.product({ price: 0 });
       const payment = { method: 'simulated' };
       const order = await world.api.placed({ customer_id: 'c', product_id, quantity: 1, payment });
@@ -136,15 +136,15 @@ export const paymentTests = (world: World): void => {
       [{ token: 'tok_ok' }, ['payment.method']],
       [{ method: 'simulated', token: '' }, ['payment.token']],
       [{ method: 'simulated', amount_minor: 1 }, ['payment.amount_minor']],
-    ])('is refused with %j', async (payment, paths) => {
+    ])('is refused with the payment %j', async (payment, paths) => {
       const product_id = await world.api.product();
       const answer = await world.api.place({ customer_id: 'c', product_id, quantity: 1, payment });
       refused(answer, '400 invalid-request', paths);
     });
   });
 
-  describe('an order on account', () => {
-    it('is confirmed at once, and the money is taken when somebody says that it came', async () => {
+  describe('an order with manual payment', () => {
+    it('is authorised at once and captured on request, up to its total', async () => {
       const order = await invoiced();
       expect(await told(order, 'payment-authorised')).toEqual(['placed', 'payment-authorised']);
       expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: total, captured_minor: 0 });
@@ -155,12 +155,12 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total });
     });
 
-    it('is the only one whose money is taken on request', async () => {
+    it('can be captured on request, unlike a simulated purchase', async () => {
       const order = await bought();
       refused(await world.api.capture(order.order_id), '409 payment-refused');
     });
 
-    it('of which what remained was cancelled is taken for what the shop says is due', async () => {
+    it('whose remainder was cancelled needs an amount to be captured', async () => {
       const order = await invoiced();
       await told(order, 'payment-authorised');
       const [{ product_id }] = order.lines as [Order['lines'][number]];
@@ -176,7 +176,7 @@ export const paymentTests = (world: World): void => {
       expect(await stockOf(order)).toEqual({ on_hand: 9, reserved: 0 });
     });
 
-    it('takes no money once it is cancelled', async () => {
+    it('cannot be captured once it is cancelled', async () => {
       const order = await invoiced();
       await told(order, 'payment-authorised');
       ok(await world.api.cancel(order.order_id));
@@ -186,7 +186,7 @@ export const paymentTests = (world: World): void => {
   });
 
   describe('a refund', () => {
-    it('gives back a part, once a key, and is told in the history', async () => {
+    it('refunds a part once per key, and appears in the history', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       const key = fresh('refund');
@@ -210,7 +210,7 @@ export const paymentTests = (world: World): void => {
       expect(last).toMatchObject({ type: 'refunded', data: { amount_minor: 200, reason: 'arrived late' } });
     });
 
-    it('never gives back more than was taken, however many ask at once', async () => {
+    it('never exceeds the captured amount under concurrent requests', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       const answers = await Promise.all(
@@ -221,7 +221,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 450 });
     });
 
-    it('asked for before the money was taken is given back once it was, under the same key', async () => {
+    it('requested before the capture succeeds after it under the same key', async () => {
       const order = await bought('tok_slow');
       const body = { amount_minor: 200, reason: 'changed my mind' };
       const key = fresh('refund');
@@ -232,7 +232,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total, refunded_minor: 200 });
     });
 
-    it('that is refused is refused again under its key, and says that it was asked before', async () => {
+    it('that is refused is replayed under its key, and says to try another key', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       const body = { amount_minor: total + 1, reason: 'too much' };
@@ -245,7 +245,7 @@ export const paymentTests = (world: World): void => {
       expect([first, again].map((it) => it.headers.get('idempotent-replayed'))).toEqual([null, 'true']);
     });
 
-    it('asked for ten times at once under one key was asked for by one of them', async () => {
+    it('is made once for ten concurrent requests under one key', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       const key = fresh('refund');
@@ -258,7 +258,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 100 });
     });
 
-    it('needs a key, a payment and an order', async () => {
+    it('needs a key, an existing order with a payment, and a positive amount', async () => {
       const body = { amount_minor: 1, reason: 'why' };
       const order = await bought();
       refused(await world.api.refund(order.order_id, body, {}), '400 idempotency-key-required');
@@ -274,7 +274,7 @@ export const paymentTests = (world: World): void => {
     });
   });
 
-  describe('a return of what was paid through us', () => {
+  describe('a return of an order with a payment', () => {
     it('credits no more than was paid', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
@@ -301,7 +301,7 @@ export const paymentTests = (world: World): void => {
     const versionOf = async ({ order_id }: Order): Promise<number> => (await world.api.order(order_id)).version;
     const refundOf = (amount_minor: number) => ({ amount_minor, reason: 'why' });
 
-    it('lets a refund through only for the version that was seen, and its repeats whatever the version is', async () => {
+    it('allows a refund only of the matching version, and replays it whatever the version is', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       const { order_id } = order;
@@ -325,7 +325,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order_id)).toMatchObject({ refunded_minor: 10 });
     });
 
-    it('lets one of several refunds of the same version through', async () => {
+    it('allows one of several concurrent refunds of the same version', async () => {
       const order = await bought();
       await told(order, 'payment-captured');
       const seen = await versionOf(order);
@@ -342,7 +342,7 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 20 });
     });
 
-    it('lets a capture through only for the version that was seen', async () => {
+    it('allows a capture only of the matching version', async () => {
       const order = await invoiced();
       await told(order, 'payment-authorised');
       const seen = await versionOf(order);
@@ -355,8 +355,8 @@ export const paymentTests = (world: World): void => {
     });
   });
 
-  describe('Stripe, which has no key here', () => {
-    it('is not offered: who would pay by it buys nothing', async () => {
+  describe('Stripe without an API key', () => {
+    it('is not offered: an order paid by it is cancelled', async () => {
       const order = await place({ method: 'stripe', token: 'pm_card_visa' });
       await until(order, 'cancelled');
       const [, declined] = await world.api.history(order.order_id);
@@ -364,7 +364,7 @@ export const paymentTests = (world: World): void => {
       expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 0 });
     });
 
-    it('is listened to by nobody', async () => {
+    it('has no webhook', async () => {
       const path = '/payments/webhooks/stripe';
       refused(await world.api.send('POST', path, { body: { type: 'payment_intent.succeeded' } }), '404 not-found');
       refused(await world.api.get(path), '405 method-not-allowed');
@@ -372,8 +372,8 @@ export const paymentTests = (world: World): void => {
     });
   });
 
-  describe('what waits for a person', () => {
-    it('is listed, tried anew and closed', async () => {
+  describe('a dead letter', () => {
+    it('is listed, and can be retried and resolved', async () => {
       const order = await bought('tok_slow_capture_refused');
       await until(order, 'confirmed');
       ok(await world.api.fulfil(order.order_id));

@@ -6,7 +6,7 @@ import type { World } from './world.js';
 
 const described = (name = 'Mug', unit_price_minor = 850, currency = 'GBP') => ({ name, unit_price_minor, currency });
 
-/** Ids that may confuse paths, objects, patterns or encodings. A mark makes them unique; some must stay as they are. */
+/** Ids that may confuse paths, objects, patterns or encodings. The mark makes them unique; some cannot have one. */
 const oddIds = (mark: string): string[] => [
   `${mark}/with/slashes/`,
   `/${mark}`,
@@ -70,7 +70,7 @@ export const productTests = (world: World): void => {
   };
 
   describe('a product', () => {
-    it('is created, then changed', async () => {
+    it('is created by the first PUT and changed by the next', async () => {
       const id = fresh('p');
       refused(await get(id), '404 product-not-found');
       const created = ok(await put(id, described()), 201);
@@ -88,14 +88,14 @@ export const productTests = (world: World): void => {
       expect(ok(await get(id))).toEqual(changed);
     });
 
-    it('that is put as it is stays as it was', async () => {
+    it('that is put unchanged keeps its timestamps', async () => {
       const id = fresh('p');
       const created = ok(await put(id, described()), 201);
       expect(ok(await put(id, described()))).toEqual(created);
       expect(ok(await get(id))).toEqual(created);
     });
 
-    it('shows a change at once, however often it was read before', async () => {
+    it('shows a change at once, although it was read and cached before', async () => {
       const id = fresh('p');
       ok(await put(id, described('Mug', 0)), 201);
       for (let price = 1; price <= 25; price += 1) {
@@ -107,12 +107,12 @@ export const productTests = (world: World): void => {
       }
     });
 
-    it('is shown as it is although whoever changed it has told nobody', async () => {
+    it('shows a change whose process was killed before it invalidated the cache', async () => {
       const id = fresh('p');
       ok(await put(id, described('Mug', 1)), 201);
       ok(await get(id));
       expect(ok(await get(id)).unit_price_minor).toBe(1);
-      // As left by a process that is killed after its commit.
+      // As a process leaves it that is killed after its commit.
       await world.ledger.inventory(
         `WITH changed AS (
            UPDATE inventory.products SET unit_price_minor = 2 WHERE product_id = $1 RETURNING tenant_id, product_id
@@ -124,7 +124,7 @@ export const productTests = (world: World): void => {
       expect(ok(await get(id)).unit_price_minor).toBe(2);
     });
 
-    it('is sold at the price it has now, not at the price it was read with', async () => {
+    it('is sold at its current price, which the order keeps', async () => {
       const id = await world.api.product({ price: 100 });
       ok(await get(id));
       ok(await put(id, described('Mug', 333)));
@@ -135,7 +135,7 @@ export const productTests = (world: World): void => {
       expect(await world.api.order(placed.order_id)).toEqual(placed);
     });
 
-    it('does not say what callers put into the cache', async () => {
+    it('is not affected by cache entries of callers', async () => {
       const id = await world.api.product({ price: 100 });
       const genuine = ok(await get(id));
       const forged = { ...genuine, name: 'Forged', unit_price_minor: 1 };
@@ -144,7 +144,7 @@ export const productTests = (world: World): void => {
       expect(ok(await get(id))).toEqual(genuine);
     });
 
-    it('may have any id that is a text', async () => {
+    it('can have an id of slashes, spaces, escapes, Unicode or reserved words', async () => {
       const ids = oddIds(fresh('odd'));
       for (const id of ids) {
         expect(ok(await put(id, described(`Called ${id}`)), 201).product_id).toBe(id);
@@ -168,7 +168,7 @@ export const productTests = (world: World): void => {
       expect(ids.filter((id) => !listed.has(id))).toEqual([]);
     });
 
-    it('may have an id that no address can carry, and is sold all the same', async () => {
+    it('can have an id that no URL path can contain, and be ordered', async () => {
       const ids = ['.', '..', `../${fresh('dots')}`, `${fresh('dots')}/../..`];
       ok(await putBatch(ids.map((product_id) => ({ product_id, ...described() }))));
       ok(
@@ -195,7 +195,7 @@ export const productTests = (world: World): void => {
       ['currency', described('Mug', 1, 'GBPX')],
       ['currency', described('Mug', 1, '')],
       ['on_hand', { ...described(), on_hand: 5 }],
-    ])('with a wrong %s is refused: %j', async (path, body) => {
+    ])('with an invalid %s is refused: %j', async (path, body) => {
       const id = fresh('p');
       refused(await put(id, body), '400 invalid-request', [path]);
       refused(await get(id), '404 product-not-found');
@@ -203,7 +203,7 @@ export const productTests = (world: World): void => {
   });
 
   describe('products', () => {
-    it('are put many at a time, all or none', async () => {
+    it('are put in a batch, all or none', async () => {
       const [one, other, third] = [fresh('p'), fresh('p'), fresh('p')];
       ok(await put(one, described()), 201);
       const { data } = ok(
@@ -235,7 +235,7 @@ export const productTests = (world: World): void => {
       refused(await get(third), '404 product-not-found');
     });
 
-    it('take an integer for an id in a batch, and see the repeat behind it', async () => {
+    it('can have an integer as id in a batch, which equals its decimal text', async () => {
       const number = Number(world.shape.services[0]!.pid) * 1_000_003;
       const { data } = ok(await putBatch([{ product_id: number, ...described() }]));
       expect(data[0]!.product_id).toBe(String(number));
@@ -246,7 +246,7 @@ export const productTests = (world: World): void => {
       refused(await putBatch(both), '400 invalid-request', ['products.1.product_id']);
     });
 
-    it('come in batches of up to a thousand', async () => {
+    it('can be put in batches of up to a thousand', async () => {
       const mark = fresh('many');
       const products = Array.from({ length: 1_001 }, (_, index) => ({
         product_id: `${mark}-${index}`,
@@ -257,7 +257,7 @@ export const productTests = (world: World): void => {
       expect(data.map((it) => it.product_id)).toEqual(products.slice(1).map((it) => it.product_id));
     });
 
-    it('can be put in batches that meet in any order', async () => {
+    it('can be put in concurrent batches in different orders without deadlock', async () => {
       const ids = Array.from({ length: 15 }, () => fresh('p'));
       const answers = await Promise.all(
         Array.from({ length: 20 }, (_, price) =>
@@ -271,7 +271,7 @@ export const productTests = (world: World): void => {
       expect(new Set(prices).size).toBe(1);
     });
 
-    it('are listed completely, without repeats, in the order of their ids', async () => {
+    it('are listed completely, without duplicates, in the order of their ids', async () => {
       const ids = Array.from({ length: 23 }, () => fresh('listed'));
       ok(await putBatch(ids.map((product_id) => ({ product_id, ...described() }))));
       for (const limit of [37, 200]) {

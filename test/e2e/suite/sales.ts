@@ -16,8 +16,8 @@ export const salesTests = (world: World): void => {
   const views = async (): Promise<SalesViews['data']> => ok(await world.api.get<SalesViews>('/sales/views')).data;
   const today = (): string => new Date().toISOString().slice(0, 10);
 
-  describe('the sales', () => {
-    it('tell what was ordered, cancelled and returned, by product and day', async () => {
+  describe('sales', () => {
+    it('show what was ordered, cancelled and returned, by product and day', async () => {
       const [mug, lamp] = [await product(), await product()];
       const day = today();
       const both = { customer_id: 'c', lines: [mug, lamp, mug].map((product_id) => ({ product_id, quantity: 2 })) };
@@ -29,7 +29,7 @@ export const salesTests = (world: World): void => {
       ok(await world.api.fulfil(order_id));
       const lines = [{ product_id: mug, quantity: 1, amount_minor: 100 }];
       ok(await world.api.return(order_id, { lines, restock: true, reason: 'r' }), 201);
-      // A run over midnight has two days.
+      // A run past midnight has two days.
       if (today() !== day) return;
       expect(await ofProduct(mug)).toEqual([
         {
@@ -47,7 +47,7 @@ export const salesTests = (world: World): void => {
       ]);
     });
 
-    it('are told as near as a number can where they are more than it holds', async () => {
+    it('show amounts beyond the largest safe integer as the nearest number', async () => {
       const gold = await world.api.product({ price: 100_000_000_000, onHand: 1_000_000 });
       const orders = await Promise.all(
         [1, 2].map(() => world.api.placed({ customer_id: 'c', product_id: gold, quantity: 90_000 })),
@@ -57,7 +57,7 @@ export const salesTests = (world: World): void => {
       expect(await ofProduct(gold)).toMatchObject([{ cancelled_minor: 18e15, sold_minor: 0 }]);
     });
 
-    it('are listed page by page, each product and day once, within the days asked for', async () => {
+    it('are listed in pages, each product and day once, within the given days', async () => {
       const ids = await Promise.all(Array.from({ length: 5 }, () => product()));
       for (const product_id of ids) await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });
       await world.ledger.quiet();
@@ -74,13 +74,13 @@ export const salesTests = (world: World): void => {
       expect((await page({ product_id: ids[0]!, from: '2001-01-01' })).data).toHaveLength(1);
     });
 
-    it('refuse days that are none and cursors that are not theirs', async () => {
+    it('refuse invalid days and cursors', async () => {
       for (const query of ['from=yesterday', 'to=2026-02-30', 'to=0000-01-01', 'limit=0', 'unknown=1'])
         refused(await world.api.get(`/sales?${query}`), '400 invalid-request');
       refused(await world.api.get('/sales?cursor=x'), '400 invalid-cursor');
     });
 
-    it('know how long the stock lasts: by the days before today, and for ever where nothing is sold', async () => {
+    it('predict no end of stock for a product without sales before today', async () => {
       const mug = await product(12);
       await world.api.placed({ customer_id: 'c', product_id: mug, quantity: 2 });
       await world.ledger.quiet();
@@ -91,7 +91,7 @@ export const salesTests = (world: World): void => {
       refused(await world.api.get(`/sales/outlook/${fresh('p')}`), '404 product-not-found');
     });
 
-    it('are built anew from the log while they are served and orders come in', async () => {
+    it('are rebuilt from the event log while they are served and orders are placed', async () => {
       const mug = await product();
       const place = () => world.api.placed({ customer_id: 'c', product_id: mug, quantity: 1 });
       await place();

@@ -22,12 +22,12 @@ export const stockTests = (world: World): void => {
     });
   const one = (product_id: string, quantity = 1) => ({ customer_id: fresh('c'), product_id, quantity });
 
-  /** Effects of orders arrive within moments. */
+  /** Orders take effect on the stock asynchronously. */
   const becomes = (productId: string, expected: Partial<Stock>): Promise<void> =>
     eventually(async () => expect(await world.api.stock(productId)).toMatchObject(expected));
 
   describe('stock', () => {
-    it('is what was counted', async () => {
+    it('equals the last count', async () => {
       const mug = await world.api.product({ onHand: 0 });
       const nothing = { product_id: mug, on_hand: 0, reserved: 0, available: 0, sold: 0 };
       expect(await world.api.stock(mug)).toEqual(nothing);
@@ -39,7 +39,7 @@ export const stockTests = (world: World): void => {
       expect(ok(await put(mug, 0))).toEqual(nothing);
     });
 
-    it('of a product that does not exist is not found', async () => {
+    it('of an unknown product is not found', async () => {
       const ghost = fresh('ghost');
       await world.ledger.unchangedBy(async () => {
         refused(await world.api.get(`/stock/${ghost}`), '404 product-not-found');
@@ -50,7 +50,7 @@ export const stockTests = (world: World): void => {
       });
     });
 
-    it('cannot be counted below what is promised', async () => {
+    it('cannot be counted below what is reserved', async () => {
       const mug = await world.api.product({ onHand: 10 });
       await world.api.placed(one(mug, 4));
       await world.ledger.unchangedBy(async () => {
@@ -105,7 +105,7 @@ export const stockTests = (world: World): void => {
       });
     });
 
-    it('takes batches that meet in any order', async () => {
+    it('accepts concurrent batches in different orders without deadlock', async () => {
       const products = await Promise.all(Array.from({ length: 12 }, () => world.api.product({ onHand: 5 })));
       const random = randomOf('stock batches');
       const answers = await Promise.all(
@@ -118,7 +118,7 @@ export const stockTests = (world: World): void => {
       expect(new Set(left).size).toBe(1);
     });
 
-    it('is adjusted by a difference, once a key', async () => {
+    it('is adjusted by a difference, once per key', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const key = fresh('k');
       const first = await adjust(mug, -3, key);
@@ -131,7 +131,7 @@ export const stockTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 12 });
     });
 
-    it('is adjusted once by twenty requests at once', async () => {
+    it('is adjusted once by twenty concurrent requests under one key', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const key = fresh('k');
       const answers = await Promise.all(Array.from({ length: 20 }, () => adjust(mug, 1, key)));
@@ -140,14 +140,14 @@ export const stockTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 11 });
     });
 
-    it('loses no adjustment of those that come at once', async () => {
+    it('loses no concurrent adjustment', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const deltas = Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? 3 : -2));
       for (const answer of await Promise.all(deltas.map((it) => adjust(mug, it, fresh('k'))))) ok(answer);
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 120 });
     });
 
-    it('is not adjusted without a key, under a key of another adjustment, or below what is promised', async () => {
+    it('is not adjusted without a key, under a reused key, by an invalid delta, or below what is reserved', async () => {
       const [mug, lamp] = [await world.api.product({ onHand: 10 }), await world.api.product({ onHand: 10 })];
       await world.api.placed(one(mug, 8));
       const key = fresh('k');
@@ -166,7 +166,7 @@ export const stockTests = (world: World): void => {
       expect(ok(await adjust(mug, -3, fresh('k')))).toMatchObject({ on_hand: 8, reserved: 8, available: 0 });
     });
 
-    it('follows an order: held, handed over, and back on the shelf', async () => {
+    it('follows an order through reservation, fulfilment and return', async () => {
       const mug = await world.api.product({ onHand: 10 });
       const { order_id } = await world.api.placed(one(mug, 5));
       await becomes(mug, { on_hand: 10, reserved: 5, available: 5, sold: 0 });
@@ -186,7 +186,7 @@ export const stockTests = (world: World): void => {
       await becomes(mug, { on_hand: 7, reserved: 0, available: 7, sold: 5 });
     });
 
-    it('is free again once an order is cancelled', async () => {
+    it('is available again once an order is cancelled', async () => {
       const mug = await world.api.product({ onHand: 5 });
       const { order_id } = await world.api.placed(one(mug, 5));
       refused(await world.api.place(one(mug)), '409 out-of-stock');
@@ -195,7 +195,7 @@ export const stockTests = (world: World): void => {
       await world.api.placed(one(mug, 5));
     });
 
-    it('names what is missing and how much there is', async () => {
+    it('that is short is named in the refusal, with what is available', async () => {
       const [mug, lamp, rug] = [
         await world.api.product({ onHand: 1 }),
         await world.api.product({ onHand: 0 }),
@@ -214,8 +214,8 @@ export const stockTests = (world: World): void => {
     });
   });
 
-  describe('stock that many want at once', () => {
-    it('is never oversold: 200 orders for a stock of 50', async () => {
+  describe('stock under concurrent orders', () => {
+    it('is not oversold by 200 orders for a stock of 50', async () => {
       const mug = await world.api.product({ onHand: 50 });
       const random = randomOf('never oversold');
       const quantities = Array.from({ length: 200 }, () => random.integer(1, 3));
@@ -246,7 +246,7 @@ export const stockTests = (world: World): void => {
       expect(rows).toEqual([{ count: answers.filter((it) => it.status === 201).length, sum: promised }]);
     });
 
-    it('goes to orders of several products as a whole, in whichever order they name them', async () => {
+    it('is reserved for all products of an order or none, in whichever order they are named', async () => {
       const [mug, lamp, rug] = [
         await world.api.product({ onHand: 20 }),
         await world.api.product({ onHand: 12 }),
@@ -278,7 +278,7 @@ export const stockTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 1, reserved: 1, available: 0 });
     });
 
-    it('adds up while orders are placed, cancelled, handed over, returned and counted side by side', async () => {
+    it('satisfies the invariants while orders are placed, cancelled, fulfilled and returned, and stock is adjusted', async () => {
       const random = randomOf('everything at once');
       const products = await Promise.all(Array.from({ length: 4 }, () => world.api.product({ onHand: 15 })));
       const customer = async (): Promise<void> => {

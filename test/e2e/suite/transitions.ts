@@ -5,7 +5,7 @@ import { fresh } from '../../support/fresh.js';
 import type { World } from './world.js';
 
 export const transitionTests = (world: World): void => {
-  /** A confirmed order of `quantity` of a product of its own. */
+  /** A confirmed order of a new product. */
   const confirmed = async (quantity = 5, price = 100): Promise<{ order: Order; id: string; mug: string }> => {
     const mug = await world.api.product({ onHand: 100, price });
     const order = await world.api.placed({ customer_id: fresh('c'), product_id: mug, quantity });
@@ -21,7 +21,7 @@ export const transitionTests = (world: World): void => {
   });
 
   describe('an order', () => {
-    it('writes down what becomes of it', async () => {
+    it('records its transitions in its history', async () => {
       const { id, order, mug } = await confirmed(5);
       expect(await world.api.history(id)).toEqual([
         { version: 1, type: 'placed', status: 'confirmed', data: {}, at: order.created_at },
@@ -50,7 +50,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.order(id)).toEqual(last);
     });
 
-    it('that nobody knows is not found, whatever is asked of it', async () => {
+    it('that does not exist is not found by any operation', async () => {
       const mug = await world.api.product();
       await world.ledger.unchangedBy(async () => {
         for (const id of [randomUUID(), '0'.repeat(8), 'x', '__proto__', '%20', 'null', encodeURIComponent('a/b?c')]) {
@@ -65,8 +65,8 @@ export const transitionTests = (world: World): void => {
     });
   });
 
-  describe('cancelling', () => {
-    it('happens once, however often it is asked for', async () => {
+  describe('cancelling an order', () => {
+    it('happens once, however often it is requested', async () => {
       const { id, order, mug } = await confirmed(5);
       const answer = await world.api.cancel(id, { reason: 'changed my mind' });
       const cancelled = ok(answer);
@@ -82,7 +82,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100, reserved: 0, sold: 0 });
     });
 
-    it('is answered under its key as the first time, also on a condition that it made untrue', async () => {
+    it('is replayed under its key, even if its If-Match no longer holds', async () => {
       const { id } = await confirmed(5);
       const sent = { key: fresh('k'), headers: { 'if-match': '"v1"' } };
       const first = await world.api.cancel(id, { reason: 'changed my mind' }, sent);
@@ -98,7 +98,7 @@ export const transitionTests = (world: World): void => {
       });
     });
 
-    it('is too late once goods were handed over', async () => {
+    it('is refused once some units were fulfilled', async () => {
       const { id, mug } = await confirmed(5);
       ok(await world.api.fulfil(id, units(mug, 1)));
       await world.ledger.unchangedBy(async () => {
@@ -112,7 +112,7 @@ export const transitionTests = (world: World): void => {
       expect(refused(await world.api.cancel(id), '409 illegal-transition')['order_status']).toBe('returned');
     });
 
-    it('what remains once some goods were handed over frees its stock, and is said to be meant', async () => {
+    it('after a partial fulfilment needs `remaining: true` and releases the remaining stock', async () => {
       const [mug, lamp] = [await world.api.product({ onHand: 10 }), await world.api.product({ onHand: 10 })];
       const lines = [
         { product_id: mug, quantity: 5 },
@@ -158,7 +158,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 10, reserved: 0 });
     });
 
-    it('what remains is all of an order of which nothing was handed over', async () => {
+    it('with `remaining: true` before any fulfilment cancels all of it', async () => {
       const { id, mug } = await confirmed(5);
       expect(ok(await world.api.cancel(id, { remaining: true }))).toMatchObject({
         ...{ status: 'cancelled', version: 2 },
@@ -168,7 +168,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100, reserved: 0 });
     });
 
-    it('what remains and handing it over at the same moment: each unit goes one way', async () => {
+    it('with `remaining: true` during a concurrent fulfilment either cancels or fulfils each unit', async () => {
       const orders = await Promise.all(Array.from({ length: 12 }, () => confirmed(4)));
       await Promise.all(
         orders.map(async ({ id, mug }, index) => {
@@ -193,7 +193,7 @@ export const transitionTests = (world: World): void => {
       }
     });
 
-    it('ends everything else', async () => {
+    it('prevents fulfilment and return', async () => {
       const { id, mug } = await confirmed(5);
       ok(await world.api.cancel(id));
       await world.ledger.unchangedBy(async () => {
@@ -203,7 +203,7 @@ export const transitionTests = (world: World): void => {
       });
     });
 
-    it('and handing over at the same moment: one of them happens', async () => {
+    it('and fulfilling it concurrently has exactly one winner', async () => {
       const orders = await Promise.all(Array.from({ length: 12 }, () => confirmed(3)));
       await Promise.all(
         orders.map(async ({ id }) => {
@@ -221,8 +221,8 @@ export const transitionTests = (world: World): void => {
     });
   });
 
-  describe('handing over', () => {
-    it('may take several steps, and never more than was ordered', async () => {
+  describe('fulfilling an order', () => {
+    it('can take several steps, and never exceeds what was ordered', async () => {
       const { id, mug } = await confirmed(5);
       const first = ok(await world.api.fulfil(id, units(mug, 2)));
       expect(first).toMatchObject({
@@ -241,7 +241,7 @@ export const transitionTests = (world: World): void => {
       refused(await world.api.fulfil(id, units(mug, 1)), '409 illegal-transition');
     });
 
-    it('of what is handed over already is answered as it is', async () => {
+    it('that is already fulfilled changes nothing', async () => {
       const { id } = await confirmed(5);
       const first = ok(await world.api.fulfil(id));
       expect(first).toMatchObject({ status: 'fulfilled', version: 2, lines: [{ fulfilled: 5 }] });
@@ -250,7 +250,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.history(id)).toHaveLength(2);
     });
 
-    it('under a key happens once', async () => {
+    it('happens once under an idempotency key', async () => {
       const { id, mug } = await confirmed(5);
       const key = fresh('k');
       const first = await world.api.fulfil(id, units(mug, 1), { key });
@@ -266,7 +266,7 @@ export const transitionTests = (world: World): void => {
       refused(await world.api.fulfil(otherId, units(otherMug, 1), { key }), '422 idempotency-key-reused');
     });
 
-    it('of what is handed over already keeps its key as well', async () => {
+    it('that is already fulfilled uses up its idempotency key as well', async () => {
       const { id } = await confirmed(5);
       ok(await world.api.fulfil(id));
       const key = fresh('k');
@@ -281,7 +281,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.order(otherId)).toMatchObject({ status: 'confirmed', version: 1 });
     });
 
-    it('takes units from the line named, else from the first that fits', async () => {
+    it('takes units from the named line, or else from the first lines with units left', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const lines = [
         { product_id: mug, quantity: 2 },
@@ -298,7 +298,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 95, reserved: 0, sold: 5 });
     });
 
-    it('by twenty at once loses no unit', async () => {
+    it('with thirty concurrent requests fulfils each of twenty units once', async () => {
       const { id, mug } = await confirmed(20);
       const answers = await Promise.all(Array.from({ length: 30 }, () => world.api.fulfil(id, units(mug, 1))));
       expect(answers.filter((it) => it.status === 200)).toHaveLength(20);
@@ -311,8 +311,8 @@ export const transitionTests = (world: World): void => {
     });
   });
 
-  describe('taking back', () => {
-    it('needs a key, and happens once under it', async () => {
+  describe('a return', () => {
+    it('needs an idempotency key, and happens once under it', async () => {
       const { id, mug } = await confirmed(5);
       ok(await world.api.fulfil(id));
       await world.ledger.unchangedBy(async () =>
@@ -331,7 +331,7 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 96, sold: 5 });
     });
 
-    it('takes only what was handed over and has not come back', async () => {
+    it('accepts only units that were fulfilled and not yet returned', async () => {
       const { id, mug } = await confirmed(5);
       await world.ledger.unchangedBy(async () =>
         refused(await world.api.return(id, back(mug, 1)), '409 illegal-transition'),
@@ -368,7 +368,7 @@ export const transitionTests = (world: World): void => {
       expect(order).toMatchObject({ returned_total_minor: 233, total_minor: 600, status: 'fulfilled' });
     });
 
-    it('shares an amount among the lines without losing a penny', async () => {
+    it('splits an amount among the lines without a rounding loss', async () => {
       const mug = await world.api.product({ onHand: 100, price: 100 });
       const lines = [1, 1, 1].map((quantity) => ({ product_id: mug, quantity }));
       const { order_id } = await world.api.placed({ customer_id: fresh('c'), lines });
@@ -394,14 +394,14 @@ export const transitionTests = (world: World): void => {
         { lines: [{ product_id: 'x', quantity: 0, line: 0 }], restock: true, reason: 'x' },
         ['lines.0.line', 'lines.0.quantity'],
       ],
-    ])('refuses %j', async (body, paths) => {
+    ])('is refused with the body %j', async (body, paths) => {
       const { id } = await confirmed(1);
       refused(await world.api.return(id, body), '400 invalid-request', paths);
     });
   });
 
   describe('If-Match', () => {
-    it('lets a change through only for the version that was seen', async () => {
+    it('allows a change only of a matching version', async () => {
       const { id, mug } = await confirmed(5);
       const ifMatch = (tag: string) => ({ headers: { 'if-match': tag } });
       const first = await world.api.fulfil(id, units(mug, 1), ifMatch('"v1"'));
@@ -423,7 +423,7 @@ export const transitionTests = (world: World): void => {
       expect(ok(await world.api.fulfil(id, units(mug, 1), ifMatch('"v1", "v4"')))).toMatchObject({ version: 5 });
     });
 
-    it('lets one of several changes of the same version through', async () => {
+    it('allows one of several concurrent changes of the same version', async () => {
       const { id, mug } = await confirmed(20);
       const headers = { 'if-match': '"v1"' };
       const answers = await Promise.all(

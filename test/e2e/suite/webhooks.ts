@@ -21,7 +21,7 @@ export const webhookTests = (world: World): void => {
     const deliveries = async (query = ''): Promise<Deliveries> =>
       ok(await world.api.get<z.input<typeof webhookDeliveryPage>>(`${receiver.address}/deliveries${query}`)).data;
 
-    it('tell an endpoint what happens to orders, signed with its secret', async () => {
+    it('send the events of an order to an endpoint, signed with its secret', async () => {
       const product_id = await world.api.product();
       const payment = { method: 'simulated', token: 'tok_ok' };
       const { order_id } = await world.api.placed({ customer_id: 'c', product_id, quantity: 2, payment });
@@ -35,7 +35,7 @@ export const webhookTests = (world: World): void => {
       expect((await deliveries()).length).toBe(receiver.told.size);
     });
 
-    it('keep a log of what was sent, and send it again', async () => {
+    it('keep a log of attempts, and can be redelivered', async () => {
       const product_id = await world.api.product();
       const { order_id } = await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });
       const event = `${order_id}:1`;
@@ -54,7 +54,7 @@ export const webhookTests = (world: World): void => {
       await eventually(() => Promise.resolve(expect(receiver.told.get(event)).toBe(2)));
     });
 
-    it('are stopped and begun again by whoever gets them', async () => {
+    it('are held back while the endpoint is disabled, and delivered once it is enabled', async () => {
       const change = async (body: object): Promise<Endpoint> =>
         ok(await world.api.send<Endpoint>('PATCH', receiver.address, { body }));
       expect(await change({ enabled: false })).toMatchObject({ enabled: false });
@@ -64,7 +64,7 @@ export const webhookTests = (world: World): void => {
       await eventually(async () => expect(await deliveries()).toMatchObject([{ status: 'delivered' }]));
     });
 
-    it('go to no address that cannot be one', async () => {
+    it('refuse invalid URLs and unknown ids', async () => {
       for (const url of ['ftp://example.com/', 'https://user:password@example.com/', 'example.com'])
         refused(await world.api.send('POST', '/webhook-endpoints', { body: { url } }), '400 invalid-request');
       refused(await world.api.get('/webhook-endpoints/none'), '404 webhook-endpoint-not-found');
