@@ -98,8 +98,8 @@ interface Way {
   broker?: Broker;
   /** The application that makes and answers the calls. */
   whole?: Instance;
-  /** How often an idempotent call may be carried out. */
-  mostTimes(kills: number): number;
+  /** How often an idempotent call may be carried out. @param deaths how many instances have died, or seemed to have */
+  mostTimes(deaths: number): number;
   /** Fails if requests are left behind. */
   expectEmpty?(): Promise<void>;
   stop(): Promise<void>;
@@ -157,7 +157,7 @@ const overRedis = async (): Promise<Way> => {
         redis = await startRedis({ port: redis.port });
       },
     },
-    mostTimes: (kills) => 1 + kills,
+    mostTimes: (deaths) => 1 + deaths,
     expectEmpty: async () => {
       const hands = await createClient({ url: redis.url }).connect();
       const length = () => hands.xLen(queueKeys('probe').requests);
@@ -203,7 +203,7 @@ class Trial {
   private readonly faults: string[] = [];
   private isHarmed = true;
   private isOver = false;
-  private kills = 0;
+  private deaths = 0;
   private started = 0;
   private readonly startedAt = performance.now();
 
@@ -302,6 +302,7 @@ class Trial {
       [free.length > 0, 'an instance is added', false, () => this.add(random.pick(free))],
       [processes.length > 0, 'an instance is suspended', false, () => suspend(random.pick(processes)[1])],
       [true, 'there are many calls', false, () => this.crowd()],
+      [way.listen.length > 0, 'the callers are busy', false, () => this.beBusy()],
       [way.cut !== undefined, 'connections are cut', true, () => way.cut!(this.messengers, random)],
       [
         way.proxies.length > 0,
@@ -321,13 +322,13 @@ class Trial {
         isLong && way.broker !== undefined,
         'the broker is suspended for long',
         true,
-        () => suspend(way.broker!, 12_000),
+        () => this.suspendForLong(suspend(way.broker!, 12_000)),
       ],
       [
         isLong && processes.length > 0,
         'an instance is suspended for long',
         true,
-        () => suspend(random.pick(processes)[1], 9_000),
+        () => this.suspendForLong(suspend(random.pick(processes)[1], 9_000)),
       ],
     ];
     return found.flatMap(([isPossible, ...fault]) => (isPossible ? [fault] : []));
@@ -344,12 +345,24 @@ class Trial {
   private async kill(slot: number): Promise<void> {
     const killed = this.running.get(slot)!;
     this.running.delete(slot);
-    this.kills += 1;
+    this.deaths += 1;
     await killed.kill!();
   }
 
   private async add(slot: number): Promise<void> {
     await this.start(slot, this.random.next() < 0.5);
+  }
+
+  /** Others may do the work of an instance that shows no sign of life for so long. */
+  private async suspendForLong(suspension: Promise<void>): Promise<void> {
+    this.deaths += this.running.size;
+    await suspension;
+  }
+
+  /** Blocks the event loop of this process, somewhat later, so that it also meets other faults of the same time. */
+  private async beBusy(): Promise<void> {
+    await sleep(this.random.integer(0, 200));
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, this.random.integer(50, 400));
   }
 
   private async crowd(): Promise<void> {
@@ -449,7 +462,7 @@ class Trial {
       if (!allowed.includes(outcome)) say(outcome);
       if (tookMs > deadlineMs + marginMs + longestDelayMs()) say('ended too late');
       if (outcome === 'deadline-exceeded' && tookMs < deadlineMs - earlyMs) say('was given up before its deadline');
-      const mostTimes = call.operation === 'workOnce' ? 1 : this.way.mostTimes(this.kills);
+      const mostTimes = call.operation === 'workOnce' ? 1 : this.way.mostTimes(this.deaths);
       if (carriedOut > mostTimes) say(`was carried out ${carriedOut} times`);
       if (['answered', 'out-of-stock'].includes(outcome) && carriedOut === 0) say('was answered without being done');
       if (kind === 'too large request' && carriedOut > 0) say('was carried out');

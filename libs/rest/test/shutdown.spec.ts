@@ -333,6 +333,12 @@ describe('closeOnSignals', () => {
     expect([code, output]).toEqual([0, expect.stringMatching(/closing.*Stopped/s)]);
   });
 
+  it('leaves the listeners of others alone', async () => {
+    const before = `process.on('SIGTERM', () => console.log('heard'));`;
+    const { code, output } = await run('', ['SIGTERM'], '{}', 0, before);
+    expect([code, output]).toEqual([0, expect.stringContaining('heard')]);
+  });
+
   it('ends when closing takes too long', async () => {
     const { code, output } = await run('await new Promise(() => {});', ['SIGTERM'], '{ patienceMs: 50 }');
     expect([code, output]).toEqual([1, expect.stringContaining('longer than 50 ms')]);
