@@ -439,7 +439,9 @@ export class RedisReader {
       this.commands.zCard(this.keys.accepting),
     ]);
     this.isAlone = accepting <= 1;
-    this.clockOffsetMs = redisTime - (before + performance.now()) / 2;
+    // An answer that took long does not say when Redis read its clock: what was known before is better, if it is possible.
+    const [least, most] = [redisTime - performance.now(), redisTime - before];
+    if (this.clockOffsetMs < least || this.clockOffsetMs > most) this.clockOffsetMs = (least + most) / 2;
   }
 
   private readonly keepAlive = (): void => {

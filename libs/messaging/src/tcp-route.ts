@@ -29,6 +29,7 @@ class TcpConnection extends ClientTCP {
   private asked = 0;
   private readonly awaited = new PendingRequests<Answered>();
   private whyClosed = connectionClosed;
+  private isLeaving = false;
 
   constructor(
     at: Endpoint,
@@ -57,14 +58,28 @@ class TcpConnection extends ClientTCP {
     } catch (error) {
       this.awaited.take(id)?.(error);
     }
-    return () => this.awaited.take(id);
+    return () => {
+      this.awaited.take(id);
+      this.endIfAnswered();
+    };
   }
 
   /** A reply that is not awaited any more belongs to a request that was forgotten. */
   override handleResponse(packet: unknown): Promise<void> {
     const { id, err, response } = packet as WritePacket & PacketId;
     this.awaited.take(id)?.(err, response);
+    this.endIfAnswered();
     return heard;
+  }
+
+  /** Ends the connection once all requests are answered. No further one may be sent. */
+  leave(): void {
+    this.isLeaving = true;
+    this.endIfAnswered();
+  }
+
+  private endIfAnswered(): void {
+    if (this.isLeaving && this.awaited.size === 0) this.socket?.end();
   }
 
   override handleError(error: unknown): void {
@@ -198,10 +213,11 @@ class TcpInstance implements Instance {
     }
     const socket = client.unwrap<Socket>();
     socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);
-    // Requests sent before are still answered on this connection; the server ends it afterwards.
+    // Requests sent before are still answered on this connection.
     socket.on('message', (packet: unknown) => {
       if (!isDrainNotice(packet)) return;
       this.abandon(client);
+      client.leave();
       this.leaving();
     });
     return client;

@@ -12,8 +12,14 @@ import type { Signing } from './signing.js';
 import { drainNotice, FrameSocket, keepAliveMs, probePattern } from './tcp-frames.js';
 import type { WireError } from './wire.js';
 
-// Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
-const lastRequestsMs = 100;
+/** How long connections are still accepted, so that the port is not closed on callers that are just connecting. */
+const lastConnectionsMs = 100;
+/**
+ * How long a caller may take to end its connection after the last answer. Until it has heard of the drain, it may send more
+ * requests: its event loop may be busy.
+ */
+const goodbyeMs = 1_000;
+const lookMs = 20;
 const flushMs = 1_000;
 
 const notReady: WireError = { code: 'unavailable', detail: 'it is not ready', extensions: {} };
@@ -97,20 +103,27 @@ export class TcpServer extends ServerTCP {
 
   /**
    * Tells the callers to use other instances, answers the requests they have sent, and only then lets Nest destroy the
-   * sockets. Connections are accepted until the callers have been told: closing the port cuts connections that wait to be
-   * accepted, and loses what was sent on them.
+   * sockets. A caller ends its connection itself once it has heard of the drain and has its answers; only then is no further
+   * request on its way. Foreign callers and older versions do not, so that is not waited for without end.
+   *
+   * Connections are accepted until the callers have been told: closing the port cuts connections that wait to be accepted,
+   * and loses what was sent on them.
    */
   override async close(): Promise<void> {
     this.isManuallyTerminated = true;
     this.isDraining = true;
     const giveUpAt = performance.now() + drainMs;
     for (const peer of this.peers.values()) peer.sendMessage(drainNotice);
-    if (this.peers.size > 0) await setTimeout(lastRequestsMs);
+    if (this.peers.size > 0) await setTimeout(lastConnectionsMs);
     this.server.close();
-    while (this.peers.size > 0 && performance.now() < giveUpAt) {
-      await this.inFlight.idle(giveUpAt - performance.now());
-      await setTimeout(lastRequestsMs);
-      if (this.inFlight.count === 0) break;
+    // Also for requests whose callers have gone: what was accepted is finished while the modules still work.
+    const isInUse = (): boolean => this.peers.size > 0 || this.inFlight.count > 0;
+    for (let busyAt = performance.now(); isInUse(); await setTimeout(lookMs)) {
+      if (this.inFlight.count > 0) {
+        await this.inFlight.idle(giveUpAt - performance.now());
+        busyAt = performance.now();
+      }
+      if (performance.now() > Math.min(busyAt + goodbyeMs, giveUpAt)) break;
     }
     if (this.inFlight.count > 0) {
       this.logger.error(`${this.inFlight.count} requests were not finished within ${drainMs} ms and are cut off`);

@@ -95,6 +95,20 @@ describe('instances over TCP', () => {
     expect(carriedOut(all).toSorted()).toEqual(calls.ids.toSorted());
   });
 
+  it('that are drained wait for requests of a caller that was too busy to notice', async () => {
+    const at = await ports(2);
+    const leaving = await startElsewhere(at[0] as number);
+    await start(at[1] as number);
+    const client = messenger.clientFor(probeContract, tcpAt(...at), { balance: 'round-robin' });
+    const ask = () => Promise.all(Array.from({ length: 4 }, () => codeOf(client.call('once', { id: 'x' }))));
+    const answered = Array<string>(4).fill('answered');
+    expect(await ask()).toEqual(answered);
+    const closed = leaving.close();
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+    expect(await ask()).toEqual(answered);
+    await closed;
+  });
+
   it('that are killed fail no idempotent request, and of the others at most those in flight', async () => {
     const at = await ports(3);
     const [victim] = await Promise.all([

@@ -1,4 +1,4 @@
-import { CleaveError, contract, moment, type Contract } from '#contracts';
+import { CleaveError, contract, moment, type Contract, type Operation } from '#contracts';
 import { ServiceSecrets } from '#security';
 import {
   Catch,
@@ -24,6 +24,7 @@ import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { tap, throwError, type Observable } from 'rxjs';
 import { z } from 'zod';
 import {
@@ -45,6 +46,16 @@ const values = z.object({
 });
 
 const common = { idempotent: true, deadlineMs: 10_000, maxBytes: 20_000 } as const;
+
+const worked = {
+  ...common,
+  maxBytes: 2_000_000,
+  /** Refuses if `length`, that of the text in the reply, is negative. */
+  request: z.object({ id: z.string(), forMs: z.int(), length: z.int(), text: z.string() }),
+  reply: z.object({ id: z.string(), by: z.string(), text: z.string() }),
+  errors: ['out-of-stock'],
+} as const satisfies Omit<Operation, 'summary'>;
+export type Work = z.output<typeof worked.request>;
 
 /** The operations that the tests call, in-process and over every transport. */
 export const probeContract = contract('probe', {
@@ -122,6 +133,8 @@ export const probeContract = contract('probe', {
     reply: z.string(),
     errors: [],
   },
+  work: { ...worked, summary: 'Works for a while.' },
+  workOnce: { ...worked, idempotent: false, summary: 'The same, and must not be carried out twice.' },
   orphan: { ...common, summary: 'Nobody answers this.', request: z.object({}), reply: z.object({}), errors: [] },
 });
 export type ProbeValues = z.output<typeof values>;
@@ -263,6 +276,19 @@ class ProbeMessages {
     return { by: this.journal.instance };
   }
 
+  @Answers(probeContract, 'work')
+  async work({ id, forMs, length }: Work): Promise<z.output<typeof worked.reply>> {
+    this.journal.onArrival(id);
+    if (forMs > 0) await sleep(forMs);
+    if (length < 0) throw new CleaveError('out-of-stock', `refused ${id}`);
+    return { id, by: this.journal.instance, text: 'x'.repeat(length) };
+  }
+
+  @Answers(probeContract, 'workOnce')
+  workOnce(request: Work): ReturnType<ProbeMessages['work']> {
+    return this.work(request);
+  }
+
   @Answers(probeContract, 'fill')
   async fill({ length }: { length: number }): Promise<string> {
     return 'é'.repeat(length);
@@ -345,21 +371,30 @@ export interface InstanceProcess {
   hasGot(isSuch: (id: string) => boolean): Promise<string>;
   /** Suspends (SIGSTOP) or resumes (SIGCONT) the process. */
   pause(signal: 'SIGSTOP' | 'SIGCONT'): void;
+  /** Stops it gracefully. */
+  close(): Promise<void>;
   kill(): Promise<void>;
 }
 
-/** An instance in a process of its own, which can be killed. It runs the compiled code. */
-export async function startProcess(listen: Address): Promise<InstanceProcess> {
+/**
+ * An instance in a process of its own, which can be killed. It runs the compiled code.
+ *
+ * @param name the name of the instance
+ * @param record a file to which it adds the id of each arriving request, on a line of its own, before the work begins
+ */
+export async function startProcess(listen: Address, name = 'process', record = ''): Promise<InstanceProcess> {
   const compiled = new URL('../../../dist/libs/messaging/test/probe-process.js', import.meta.url);
-  const child = fork(compiled, [JSON.stringify(listen)]);
+  const child = fork(compiled, [JSON.stringify(listen), name, record]);
   const ended = once(child, 'exit');
   const killWithUs = () => child.kill('SIGKILL');
   process.once('exit', killWithUs);
-  const kill = async () => {
+  const end = async (how: () => unknown) => {
     process.off('exit', killWithUs);
-    child.kill('SIGKILL');
+    how();
     await ended;
   };
+  const kill = () => end(() => child.kill('SIGKILL'));
+  const close = () => end(() => child.send('close'));
   const heard = new Promise<void>((resolve, reject) => {
     child.once('message', () => resolve());
     void ended.then(() => reject(new Error('the instance has ended before it listened')));
@@ -374,5 +409,5 @@ export async function startProcess(listen: Address): Promise<InstanceProcess> {
       };
       child.on('message', hear);
     });
-  return { hasGot, pause: (signal) => child.kill(signal), kill };
+  return { hasGot, pause: (signal) => child.kill(signal), close, kill };
 }

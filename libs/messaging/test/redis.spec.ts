@@ -123,6 +123,26 @@ describeWithRedis('requests over Redis', () => {
     }
   });
 
+  it('are not refused as late after Redis has been frozen for a moment', async () => {
+    const proxy = await RedisProxy.start(redis.port);
+    try {
+      running.push(await startInstance([{ scheme: 'redis', url: proxy.url }]));
+      await client.call('ping', undefined);
+      // Begins just after a sign of life, so that the answer to the next one takes long.
+      const shown = async () => (await hands.zRangeWithScores(keys.alive, 0, -1))[0]!.score;
+      const before = await shown();
+      await eventually(async () => ((await shown()) > before ? true : undefined));
+      proxy.freeze();
+      await sleep(1_800);
+      proxy.thaw();
+      await sleep(50);
+      expect(await codeOf(client.call('ping', undefined, { deadlineMs: 300 }))).toBe('answered');
+    } finally {
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      await proxy.stop();
+    }
+  });
+
   it('that a dead instance had read are repeated if they are idempotent, and refused otherwise', async () => {
     await pretendInstance('dead', 60_000);
     await writeRequest('wait', { id: 'late' }, '1-1');

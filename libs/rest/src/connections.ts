@@ -162,4 +162,4 @@ export class Connections implements Iterable<Socket> {
 }
 
 const full = (most: number): string =>
-  `the maximum of ${most} connections is reached; further ones are refused, except for health and metrics`;
+  `the maximum of ${most} connections is reached; further ones are refused, except for health, metrics and log levels`;

@@ -17,8 +17,10 @@ const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
  * would end at once and leave behind a running server that it has started.
  */
 export const endOnSignals = (): void => {
-  for (const signal of stopSignals) process.on(signal, () => process.exit(0));
+  for (const signal of stopSignals) process.off(signal, end).on(signal, end);
 };
+
+const end = (): void => process.exit(0);
 
 /**
  * One request to stop can arrive as several signals: a whole process group is signalled (Ctrl-C, systemd, timeout) and npm,
@@ -28,7 +30,7 @@ const sameWishMs = 1_000;
 
 /**
  * Closes the app on SIGTERM, SIGINT or SIGHUP and ends the process: with 0 if everything was closed, with 1 if something
- * failed, closing took too long, or a second signal came. It replaces the listeners that were registered before.
+ * failed, closing took too long, or a second signal came. It takes over from `endOnSignals`.
  */
 export const closeOnSignals = (
   app: { close(): Promise<void> },
@@ -57,9 +59,5 @@ export const closeOnSignals = (
     logger.log('Stopped.');
     process.exit(failed ? 1 : 0);
   };
-  for (const signal of stopSignals) {
-    const before = process.listeners(signal);
-    process.on(signal, (received) => void close(received));
-    for (const listener of before) process.off(signal, listener);
-  }
+  for (const signal of stopSignals) process.on(signal, (received) => void close(received)).off(signal, end);
 };

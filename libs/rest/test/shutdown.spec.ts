@@ -333,6 +333,12 @@ describe('closeOnSignals', () => {
     expect([code, output]).toEqual([0, expect.stringMatching(/closing.*Stopped/s)]);
   });
 
+  it('keeps the listeners of others', async () => {
+    const before = `process.on('SIGTERM', () => console.log('heard'));`;
+    const { code, output } = await run('', ['SIGTERM'], '{}', 0, before);
+    expect([code, output]).toEqual([0, expect.stringContaining('heard')]);
+  });
+
   it('exits with 1 if closing takes too long', async () => {
     const { code, output } = await run('await new Promise(() => {});', ['SIGTERM'], '{ patienceMs: 50 }');
     expect([code, output]).toEqual([1, expect.stringContaining('longer than 50 ms')]);
