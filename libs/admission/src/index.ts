@@ -1,4 +1,4 @@
-/** Admits as many concurrent requests as the process can finish in time, and refuses the rest; bounds concurrency. */
+/** Admits as many concurrent requests as the process can finish in time, and refuses the rest; bulkheads and batches. */
 export { Admission, AdmissionModule } from './admission.js';
 export { bisect } from './bisect.js';
 export { Bulkhead } from './bulkhead.js';
