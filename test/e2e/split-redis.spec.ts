@@ -1,3 +1,3 @@
-import { describeCleave } from './suite.js';
+import { describeCleave, partsFor } from './suite.js';
 
-describeCleave('split-redis');
+describeCleave('split-redis', partsFor('split-redis'));

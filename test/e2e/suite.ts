@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Api } from '../support/api.js';
+import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startShape, type ShapeName } from '../support/shapes.js';
 import { cacheTests } from './suite/cache.js';
@@ -35,8 +36,19 @@ const all: readonly Part[] = [
   hostileInputTests,
 ];
 
-/** The parts that depend on the transport, for a shape that need not run the whole suite. */
-export const essentials: readonly Part[] = [orderTests, idempotencyTests, eventTests];
+/** The parts that depend on how requests and events travel. */
+const ofTransport: readonly Part[] = [orderTests, idempotencyTests, eventTests];
+
+/**
+ * For a further shape, when others run the whole suite: the parts that depend on the transport, and two of the others,
+ * chosen by the seed. With `npm run test:shapes`, all of them.
+ */
+export const partsFor = (name: ShapeName): readonly Part[] => {
+  if ('everyShapeWhole' in globalThis) return all;
+  const others = all.filter((it) => !ofTransport.includes(it));
+  const chosen = randomOf(`parts for ${name}`).shuffled(others).slice(0, 2);
+  return all.filter((it) => ofTransport.includes(it) || chosen.includes(it));
+};
 
 /** The end-to-end suite against one base URL. It is the same for every shape, wherever the modules run. */
 export const describeCleave = (name: ShapeName, parts: readonly Part[] = all): void => {

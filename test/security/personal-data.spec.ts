@@ -4,7 +4,7 @@ import type { z } from 'zod';
 import { Collector } from '#testing';
 import { Api, ok, refused, type Order, type Problem } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
-import { fresh } from '../support/fresh.js';
+import { fresh, randomOf } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';
 import { overhear, type Overheard } from '../support/overheard.js';
 import { servicePorts, startShape, type Brokers, type Shape, type ShapeName } from '../support/shapes.js';
@@ -16,12 +16,19 @@ type Exported = z.input<typeof customerExport>;
 
 const refusal = 'refused_on_purpose';
 
-describe.each<[ShapeName, (keyof Brokers)[]]>([
-  ['monolith', []],
+const splitShapes: [ShapeName, (keyof Brokers)[]][] = [
   ['split-tcp', []],
   ['split-redis', ['redis', 'nats']],
   ['split-nats', ['nats']],
-])('personal data in %s', (name, brokers) => {
+];
+
+/** One process, and separate services in one way, chosen by the seed; with `npm run test:security` in every way. */
+const tried: [ShapeName, (keyof Brokers)[]][] = [
+  ['monolith', []],
+  ...('longFuzz' in globalThis ? splitShapes : [randomOf('personal data').pick(splitShapes)]),
+];
+
+describe.each(tried)('personal data in %s', (name, brokers) => {
   const marker = fresh('Quagga');
   const contact = { name: `${marker} name`, email: `${marker}@example.com`, phone: `${marker} phone` };
   const shipping_address = {

@@ -190,13 +190,53 @@ export const lapseHold = async (urls: DatabaseUrls, productId: string): Promise<
   );
 };
 
-/** Each query has a connection of its own, because servers come and go. */
-export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {
+/** How long a connection waits for another query: opening one costs several times as much as most queries. */
+const keptMs = 500;
+/** The connections that wait, by the URL of their database, each with the timer that ends it. */
+const kept = new Map<string, Map<pg.Client, NodeJS.Timeout>>();
+
+const keptFor = (url: string): Map<pg.Client, NodeJS.Timeout> => {
+  const clients = kept.get(url) ?? new Map<pg.Client, NodeJS.Timeout>();
+  kept.set(url, clients);
+  return clients;
+};
+
+const newFor = async (url: string): Promise<pg.Client> => {
   const client = await connected(url);
+  // The server may end it while it waits.
+  client.on('error', () => keptFor(url).delete(client));
+  return client;
+};
+
+const keep = (url: string, client: pg.Client): void => {
+  const end = (): void => {
+    if (keptFor(url).delete(client)) client.end().catch(() => undefined);
+  };
+  keptFor(url).set(client, setTimeout(end, keptMs));
+};
+
+const take = (url: string): pg.Client | undefined => {
+  for (const [client, timer] of keptFor(url)) {
+    clearTimeout(timer);
+    keptFor(url).delete(client);
+    return client;
+  }
+  return undefined;
+};
+
+/** Servers come and go: if a connection was lost while it waited, the query is sent over a new one. */
+export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {
+  const waiting = take(url);
+  const client = waiting ?? (await newFor(url));
   try {
-    return (await client.query<R>(text, values)).rows;
-  } finally {
-    await client.end();
+    const { rows } = await client.query<R>(text, values);
+    keep(url, client);
+    return rows;
+  } catch (error) {
+    client.end().catch(() => undefined);
+    const isAnswer = (error as Partial<pg.DatabaseError>).severity === 'ERROR';
+    if (waiting === undefined || isAnswer) throw error;
+    return query(url, text, values);
   }
 };
 

@@ -1,5 +1,6 @@
-import { createClient } from '@redis/client';
+import type { createClient } from '@redis/client';
 import { reconnectUnlessCutOff } from './reconnect.js';
+import { redisClient } from './redis-client.js';
 
 /** A server that owns some of the keys. */
 export interface Master {
@@ -140,10 +141,11 @@ export class Tracking {
       // A maintenance handover would replace the connection with one that does not track.
       maintNotifications: 'disabled' as const,
     };
+    const redis = redisClient();
     const client =
       host === undefined
-        ? createClient({ url, ...common, socket })
-        : createClient({
+        ? redis.createClient({ url, ...common, socket })
+        : redis.createClient({
             ...common,
             ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
             socket: { ...socket, host, port: port!, ...(protocol === 'rediss:' && { tls: true as const }) },
