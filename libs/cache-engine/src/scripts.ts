@@ -1,5 +1,4 @@
-import type { CommandParser } from '@redis/client';
-import { defineScript } from '@redis/client/dist/lib/lua-script.js';
+import { defineScript, type CommandParser } from '@redis/client';
 
 /** Stands for the namespace version of a stored value that is not an entry. */
 export const noVersion = '-';

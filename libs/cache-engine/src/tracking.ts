@@ -1,6 +1,5 @@
-import type { createClient } from '@redis/client';
+import { createClient } from '@redis/client';
 import { reconnectUnlessCutOff } from './reconnect.js';
-import { redisClient } from './redis-client.js';
 
 /** A server that owns some of the keys. */
 export interface Master {
@@ -141,11 +140,10 @@ export class Tracking {
       // A maintenance handover would replace the connection with one that does not track.
       maintNotifications: 'disabled' as const,
     };
-    const redis = redisClient();
     const client =
       host === undefined
-        ? redis.createClient({ url, ...common, socket })
-        : redis.createClient({
+        ? createClient({ url, ...common, socket })
+        : createClient({
             ...common,
             ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
             socket: { ...socket, host, port: port!, ...(protocol === 'rediss:' && { tls: true as const }) },

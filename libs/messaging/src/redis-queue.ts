@@ -1,9 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { createRequire } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type * as RedisClient from '@redis/client';
-import { ErrorReply } from '@redis/client/dist/lib/errors.js';
-import { defineScript } from '@redis/client/dist/lib/lua-script.js';
+import { createClient, defineScript, ErrorReply } from '@redis/client';
 import { whyDistrusted } from '#config';
 import { backoffMs } from '#periodic';
 
@@ -120,12 +117,8 @@ const silenceMs = 8_000;
 /** Minimum time between such reconnects, because they may lead to a replica until a new primary is elected. */
 const leaveReplicaMs = 1_000;
 
-const require = createRequire(import.meta.url);
-
-const newClient = (url: string, role: string) => {
-  // Loaded when it is needed, because it consists of hundreds of files.
-  const { createClient } = require('@redis/client') as typeof RedisClient;
-  return createClient({
+const newClient = (url: string, role: string) =>
+  createClient({
     url,
     scripts,
     name: `cleave-${role}-${randomUUID().slice(0, 8)}`,
@@ -141,7 +134,6 @@ const newClient = (url: string, role: string) => {
       reconnectStrategy: backoffMs,
     },
   });
-};
 
 export type RedisConnection = ReturnType<typeof newClient>;
 

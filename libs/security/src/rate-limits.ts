@@ -1,12 +1,9 @@
-import { createRequire } from 'node:module';
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 import { NoAnswer, backoffMs, throttled, within } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
-import type * as RedisClient from '@redis/client';
-
-const require = createRequire(import.meta.url);
+import { createClient } from '@redis/client';
 
 /** At most this many requests in this many seconds. */
 export interface Rate {
@@ -55,7 +52,7 @@ export class RateLimits {
   private readonly asked = new Map<string, Promise<void>>();
   private readonly own: RateLimiterMemory;
   private readonly shared: RateLimiterRedis | undefined;
-  private readonly client: ReturnType<typeof RedisClient.createClient> | undefined;
+  private readonly client: ReturnType<typeof createClient> | undefined;
   private readonly part: number;
   private readonly say = throttled(saidEveryMs);
   private readonly anew = throttled(connectAnewMs);
@@ -71,8 +68,6 @@ export class RateLimits {
     this.own = new RateLimiterMemory(options);
     this.part = redisUrl === undefined ? rate.requests : Math.max(1, Math.floor(rate.requests / parts));
     if (redisUrl === undefined) return;
-    // Loaded when it is needed, because it consists of hundreds of files.
-    const { createClient } = require('@redis/client') as typeof RedisClient;
     this.client = createClient({
       url: redisUrl,
       disableOfflineQueue: true,
