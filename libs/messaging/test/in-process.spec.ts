@@ -30,14 +30,16 @@ describe('a call in the same process', () => {
       },
     };
     const before = timers();
-    const call = contractClient(probeContract, route).call('ping', undefined, { signal });
-    await expect(call).rejects.toMatchObject({
-      code: 'unavailable',
-      detail: 'probe.ping could not be called. Try again shortly.',
-      cause: new Error('there is no way'),
-    });
+    // Other code in this process may start a timer meanwhile, but not one for each call.
+    const calls = 20;
+    for (let made = 0; made < calls; made += 1)
+      await expect(contractClient(probeContract, route).call('ping', undefined, { signal })).rejects.toMatchObject({
+        code: 'unavailable',
+        detail: 'probe.ping could not be called. Try again shortly.',
+        cause: new Error('there is no way'),
+      });
     expect(getEventListeners(signal, 'abort')).toEqual([]);
-    expect(timers()).toBe(before);
+    expect(timers() - before).toBeLessThan(calls);
   });
 
   it('that waited for the start of the application fails if it cannot be signed', async () => {
