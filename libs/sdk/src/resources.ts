@@ -60,6 +60,8 @@ export type OperationId = keyof typeof operations;
 type Table = typeof resources;
 type Reached = { [Name in keyof Table]: Table[Name][keyof Table[Name]] }[keyof Table];
 
-/** Does not compile if an operation has no method: the compiler names it. */
-const forgotten: Record<Exclude<OperationId, Reached | LeftOut>, never> = {};
-void forgotten;
+type Forgotten = Exclude<OperationId, Reached | LeftOut>;
+
+/** Does not compile if an operation has no method: the compiler names it, because the type is written out here. */
+const noneIsForgotten: [Forgotten] extends [never] ? true : Exclude<OperationId, Reached | LeftOut> = true;
+void noneIsForgotten;
