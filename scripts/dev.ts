@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
 import { env, readEnvironment } from '#config';
 import { closeOnSignals } from '#rest';
 import { dataKeys } from '#security';
@@ -10,7 +11,7 @@ const environment = { ...databaseEnvironment, DATA_DIR: env.directory('.data'), 
 /** Longer than the monolith takes to stop. */
 const patienceMs = 40_000;
 
-const cli = 'node_modules/@nestjs/cli/bin/nest.js';
+const cli = fileURLToPath(import.meta.resolve('@nestjs/cli/bin/nest.js'));
 
 /**
  * Runs `nest start monolith --watch`. At each change, Nest's CLI ends the monolith and every process below it, so the
