@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
+import { parse } from 'yaml';
 import { compose, composeIn, type Compose, type Service } from './compose.js';
 import { faultsOf, unreadBy } from './faults.js';
 
@@ -180,6 +181,14 @@ describe('mounted files', () => {
       './observability/grafana/provisioning:/etc/grafana/provisioning:ro',
       './observability/grafana/dashboards:/etc/grafana/dashboards:ro',
     ]);
+  });
+
+  it('has Prometheus scrape every app', () => {
+    const { scrape_configs: configs } = parse(read('docker/observability/prometheus.yml')) as {
+      scrape_configs: { dns_sd_configs: { names: string[] }[] }[];
+    };
+    const apps = [monolith(), split()].flatMap(ours).map(([name]) => name);
+    expect(configs[0]!.dns_sd_configs[0]!.names.toSorted()).toEqual(apps.toSorted());
   });
 });
 

@@ -109,6 +109,21 @@ describe('the published package', () => {
     expect(errors).toEqual(wrong.map(([, code], at) => ['examples.ts', at + 1, code]));
   });
 
+  it('can be required from CommonJS, also by TypeScript that resolves like node10', async () => {
+    const text = `import { Cleave } from '@cleave/sdk';
+      const orders: AsyncIterable<{ order_id: string }> = new Cleave({ baseUrl: 'http://127.0.0.1:3000' }).orders.list();
+      console.log(typeof orders);`;
+    await writeFile(join(folder, 'common.cts'), text);
+    const tsc = join(root, 'node_modules/typescript/bin/tsc');
+    const options = [
+      ...['--strict', '--target', 'es2022', '--lib', 'es2022,dom,dom.asynciterable', '--types', 'node'],
+      ...['--typeRoots', resolve(root, 'node_modules/@types')],
+      ...['--module', 'commonjs', '--moduleResolution', 'node10', '--ignoreDeprecations', '6.0'],
+    ];
+    await run(process.execPath, [tsc, ...options, 'common.cts'], { cwd: folder });
+    expect(await run(process.execPath, ['common.cjs'], { cwd: folder })).toEqual({ stdout: 'object\n', stderr: '' });
+  });
+
   if (majors.length > 0)
     it.each(majors)('runs the examples on Node %i', async (major) => {
       const home = join(folder, `node-${major}`);

@@ -94,6 +94,9 @@ class HttpInstance implements Instance {
 const endsConnection = ({ connection }: Record<string, string | string[] | undefined>): boolean =>
   /\bclose\b/i.test(String(connection));
 
+/** Statuses after which a service closes the connection because of the request: it may not have read all of it. */
+const closesConnection = new Set([400, 408, 413, 415, 431]);
+
 /** What the status and the headers of an answer say about the instance. */
 const outcomeIn = (status: number, { [fullHeader]: full }: Record<string, unknown>): Outcome => {
   // The request was not begun: with too many connections, or during its start, an instance runs no handlers.
@@ -312,9 +315,9 @@ class BalancedRequest {
           else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);
         } else if (status >= 200) {
           outcome = told;
-          // `Connection: close` announces no shutdown after a bad request, or when there are too many connections.
+          // `Connection: close` announces no shutdown when there are too many connections.
           const isDrain = endsConnection(headers) && (outcome === 'busy' || headers[fullHeader] === undefined);
-          if (isDrain && status !== 400 && status !== 431) instance.leaving();
+          if (isDrain && !closesConnection.has(status)) instance.leaving();
           attempt.answerBegins(outcome);
         }
         if (!insteadOfAnswer) handler.onResponseStart?.(controller, status, headers, message);

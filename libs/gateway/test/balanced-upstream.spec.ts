@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { connect, type AddressInfo, type Socket } from 'node:net';
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Logger, Module, Post } from '@nestjs/common';
@@ -143,7 +144,7 @@ const instanceOf = (name: keyof typeof made) => {
   return Instance;
 };
 
-describe('an instance at its maximum of connections', () => {
+describe('an instance that refuses requests', () => {
   const log: string[] = [];
   const write = (...parts: unknown[]): void => void log.push(parts.map(String).join(' '));
   const logger = { log: write, warn: write, error: write };
@@ -169,9 +170,14 @@ describe('an instance at its maximum of connections', () => {
     sockets.push(socket);
   };
 
-  const send = async (method: 'GET' | 'POST', path = '/things'): Promise<[number, string]> => {
+  const send = async (
+    method: 'GET' | 'POST',
+    path = '/things',
+    content: { headers?: Record<string, string>; body?: string | Readable } = {},
+  ): Promise<[number, string]> => {
     const { statusCode, body } = await things.dispatcher.request({
       ...{ method, path, origin: things.origins[0]!, headers: {} },
+      ...content,
     });
     return [statusCode, await body.text()];
   };
@@ -190,7 +196,7 @@ describe('an instance at its maximum of connections', () => {
     Logger.overrideLogger(false);
   });
 
-  it('has refused requests carried out once by another, is not logged as stopping, and is used again later', async () => {
+  it('at its limit of connections has them carried out once by another, is not logged as stopping, and is used again', async () => {
     const [full, other] = await startEach([
       ['full', 1],
       ['other', 100],
@@ -205,6 +211,20 @@ describe('an instance at its maximum of connections', () => {
     expect(log.join('\n')).not.toContain('shutting down');
     for (const socket of sockets) socket.destroy();
     await eventually(async () => expect(await send('GET')).toEqual([200, 'full']));
+  });
+
+  it.each([
+    ['of another content type', 415, 'text/plain', 'a mug'],
+    ['of another character set', 415, 'application/json; charset=iso-8859-1', '{}'],
+    ['that is not JSON', 400, 'application/json', '{'],
+    ['that is too large', 413, 'application/json', 'x'.repeat(2 ** 20 + 1)],
+  ])('is not treated as stopping if it refuses a body %s', async (_, status, type, text) => {
+    things = upstreamAt(await startEach([['other', 100]]));
+    // Chunked, so that only the instance finds out how long it is.
+    const content = () => ({ headers: { 'content-type': type }, body: Readable.from([text]) });
+    for (let times = 0; times < 2; times += 1) expect((await send('POST', '/things', content()))[0]).toBe(status);
+    expect(await send('GET')).toEqual([200, 'other']);
+    expect(log.join('\n')).not.toMatch(/shutting down|gets no more requests/);
   });
 
   it('does not replace the error of an instance that was tried before, and broke the connection, by its refusal', async () => {

@@ -62,6 +62,6 @@ type Reached = { [Name in keyof Table]: Table[Name][keyof Table[Name]] }[keyof T
 
 type Forgotten = Exclude<OperationId, Reached | LeftOut>;
 
-/** Does not compile if an operation has no method: the compiler names it. */
-const noneIsForgotten: [Forgotten] extends [never] ? true : Forgotten = true;
+/** Does not compile if an operation has no method: the compiler names it, because the type is written out here. */
+const noneIsForgotten: [Forgotten] extends [never] ? true : Exclude<OperationId, Reached | LeftOut> = true;
 void noneIsForgotten;

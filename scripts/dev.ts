@@ -1,0 +1,49 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { env, readEnvironment } from '#config';
+import { closeOnSignals } from '#rest';
+import { dataKeys } from '#security';
+import { databaseEnvironment, run, startDatabaseFor, togetherFallbacks } from '#service';
+
+const environment = { ...databaseEnvironment, DATA_DIR: env.directory('.data'), DATA_KEYS: dataKeys.optional() };
+
+/** Longer than the monolith takes to stop. */
+const patienceMs = 40_000;
+
+const cli = fileURLToPath(import.meta.resolve('@nestjs/cli/bin/nest.js'));
+
+/**
+ * Runs `nest start monolith --watch`. At each change, Nest's CLI ends the monolith and every process below it, so the
+ * embedded Postgres is started here and stays. With a shell in between, the CLI would take the end of the shell for that of
+ * the monolith, and start the next one while the last one still has its port.
+ */
+run(async () => {
+  const { DATA_DIR, DATA_KEYS, ...urls } = readEnvironment(environment, process.env, {
+    fallbacks: togetherFallbacks(process.env),
+  });
+  const isEmbedded = Object.values(urls).every((url) => url === undefined);
+  const database = isEmbedded ? await startDatabaseFor({ DATA_KEYS }, DATA_DIR) : undefined;
+  const keys = database?.dataKeys.ORDER;
+  const ofDatabase = database && {
+    ...database.urls,
+    ...(keys !== undefined && { DATA_KEYS: keys }),
+    DEMO_PRODUCTS: process.env['DEMO_PRODUCTS'] || 'true',
+  };
+  const nest = spawn(process.execPath, [cli, 'start', 'monolith', '--watch', '--no-shell'], {
+    stdio: 'inherit',
+    env: { ...process.env, ...ofDatabase },
+  });
+  const ended = once(nest, 'exit') as Promise<[number | null]>;
+  let isStopping = false;
+  const close = async (): Promise<void> => {
+    isStopping = true;
+    nest.kill('SIGTERM');
+    await ended;
+  };
+  closeOnSignals({ close }, { after: database ? [database.stop] : [], patienceMs });
+  const [code] = await ended;
+  if (isStopping) return;
+  await database?.stop();
+  process.exit(code ?? 1);
+});
