@@ -155,12 +155,13 @@ export class Targets<P extends Place, I extends Instance> {
   close(): void {
     this.isClosed = true;
     clearInterval(this.timer);
+    // First, because a call that is lost when its connection closes would go to one of them again.
+    this.all = [];
     for (const target of this.known.values()) {
       target.retire();
       target.instance.close();
     }
     this.known.clear();
-    this.all = [];
   }
 
   private async lookUp(): Promise<void> {

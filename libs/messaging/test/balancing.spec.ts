@@ -187,6 +187,27 @@ describe('instances over TCP', () => {
     expect(connections).toBe(1);
   });
 
+  it('get no repeats from a caller that stops meanwhile', async () => {
+    const port = await freePort();
+    const { journal } = await start(port);
+    let connections = 0;
+    const onConnection = (socket: Socket) => {
+      connections += 1;
+      leadOn(socket, port);
+    };
+    const at = tcpAt(await listening(onConnection), await listening(onConnection));
+    const stopping = new Messenger();
+    const client = stopping.clientFor(probeContract, at, { balance: 'round-robin' });
+    const ids = ['one', 'two'];
+    const calls = ids.map((id) => codeOf(client.call('wait', { id })));
+    await Promise.all(ids.map((id) => journal.arrived(id)));
+    await stopping.onApplicationShutdown();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    for (const id of ids) journal.letGo(id);
+    expect(await Promise.all(calls)).toEqual(['unavailable', 'unavailable']);
+    expect(connections).toBe(2);
+  });
+
   it('that are slow get less than a quarter of the requests of others', async () => {
     const at = await ports(3);
     const [slow, ...fast] = await Promise.all(at.map((port) => start(port)));

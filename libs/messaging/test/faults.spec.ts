@@ -571,7 +571,7 @@ itWithServers(
     }
     delay.disable();
     await rm(directory, { recursive: true });
-    await eventually(async () => expect(resources()).toEqual(before), 10_000);
+    await eventually(async () => expect(resources()).toEqual(before), isLong ? 60_000 : 10_000);
   },
   isLong ? 3_600_000 : undefined,
 );

@@ -55,7 +55,7 @@ const worked = {
   reply: z.object({ id: z.string(), by: z.string(), text: z.string() }),
   errors: ['out-of-stock'],
 } as const satisfies Omit<Operation, 'summary'>;
-export type Work = z.output<typeof worked.request>;
+type Work = z.output<typeof worked.request>;
 
 /** The operations that the tests call, in-process and over every transport. */
 export const probeContract = contract('probe', {
