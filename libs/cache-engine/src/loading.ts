@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry } from './entry.js';
 import { CacheLoadTimeout, CacheUnavailable } from './errors.js';
-import type { Guard } from './guarded.js';
 import { Keyspace, type Reading } from './keyspace.js';
 import { assertTimes, over, ttlBy, type LoadOptions } from './options.js';
 import type { Flight, Kept } from './tiers.js';
@@ -25,9 +24,6 @@ const longestPollMs = 250;
 /** After a failed load, callers that have a stale value do not ask the source again for this long. */
 const restAfterFailureMs = 1_000;
 
-/** Whether the value that it loads will be kept: nothing was invalidated since it began. */
-const isGood = (flight: Flight | undefined): flight is Flight => flight?.guards.every((it) => it.isIntact) === true;
-
 /**
  * Fills keys from a source as a single flight across all processes, and never keeps a value that was invalidated while it
  * was loaded.
@@ -49,13 +45,13 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
-      if (this.isDue(name, here, options) && !isGood(tiers.flights.get(name)))
+      if (this.isDue(name, here, options) && !tiers.isGood(tiers.flights.get(name)))
         this.refresh(name, key, load, options, here);
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
     // A flight that began before an invalidation must not serve callers that arrive after it.
-    if (!isGood(flight)) return this.start(name, key, load, options);
+    if (!tiers.isGood(flight)) return this.start(name, key, load, options);
     tiers.counts.sharedLoads += 1;
     // An early refresh has no caller waiting, so it has not looked for a stale value to serve.
     if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
@@ -75,7 +71,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const { refreshing, flights, counts } = this.tiers;
     // While entries of this process are not served, other callers read the same entry from Redis. A refresh that was
     // invalidated since it began will not be kept, so it does not prevent another one.
-    if (isGood(refreshing.get(name))) return;
+    if (this.tiers.isGood(refreshing.get(name))) return;
     counts.earlyRefreshes += 1;
     const refreshed = this.start(name, key, load, options, kept);
     const flight = flights.get(name);
@@ -106,7 +102,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const guards = [guard, ...ofTags];
     const flight: Flight = {
       ...{ answer: answer.promise, loading: loading.promise, standIn: undefined },
-      ...{ isEarly: early !== undefined, guards },
+      ...{ isEarly: early !== undefined, guards, askedAt: Infinity, heldAt: Infinity, underWay },
     };
     tiers.flights.set(name, flight);
     for (const each of [answer, loading]) each.promise.catch(() => undefined);
@@ -114,7 +110,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       flight.standIn = kept;
       answer.resolve(kept.value as Value | undefined);
     };
-    this.fly(name, key, load, options, guard, early, underWay, standIn)
+    this.fly(name, key, load, options, flight, early, standIn)
       .then(
         (value) => [answer, loading].forEach((each) => each.resolve(value)),
         (error: unknown) => [answer, loading].forEach((each) => each.reject(error)),
@@ -129,7 +125,6 @@ export abstract class Loading<Value> extends Keyspace<Value> {
 
   /**
    * @param early a fresh value that is refreshed before it expires: no caller waits, so no stale value is served
-   * @param underWay an early refresh that is still loading: its load is used instead of another one
    * @param standIn may be called with a stale value before the load ends
    */
   private async fly(
@@ -137,14 +132,14 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     key: string,
     load: Load<Value>,
     options: LoadOptions<never>,
-    guard: Guard,
+    flight: Flight,
     early: Kept | undefined,
-    underWay: Flight | undefined,
     standIn: (kept: Kept) => void,
   ): Promise<Value | undefined> {
     const { tiers } = this;
+    const { underWay } = flight;
     if (early)
-      return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined).catch(
+      return this.fill(name, key, load, options, flight, early.version, tiers.shared !== undefined).catch(
         (error: unknown) => {
           this.rest(name);
           throw error;
@@ -175,7 +170,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     tiers.counts.misses += 1;
     const loading =
       (underWay?.loading as Promise<Value | undefined> | undefined) ??
-      this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
+      this.fill(name, key, load, options, flight, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
     // While Redis is unavailable, the value may have been invalidated unnoticed. By default it is then served only if the
     // load fails.
@@ -208,13 +203,13 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     key: string,
     load: Load<Value>,
     options: LoadOptions<never>,
-    guard: Guard,
+    flight: Flight,
     seen: string,
     isShared: boolean,
   ): Promise<Value | undefined> {
     const { tiers } = this;
     const hard = options.timeouts?.hard ?? defaultHardMs;
-    const lease = isShared ? await this.leased(name, key, seen, hard) : undefined;
+    const lease = isShared ? await this.leased(name, key, seen, hard, flight) : undefined;
     try {
       if (lease && 'kept' in lease) {
         tiers.counts.awaitedLoads += 1;
@@ -230,13 +225,15 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
         this.rest(name);
       }
+      flight.askedAt = performance.now();
+      flight.heldAt = flight.askedAt;
       const { value, loadMs } = await this.asked(key, load, hard);
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const { kept, bytes } = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
-      if (!tiers.shared) tiers.entries.keep(name, guard, kept, bytes);
+      if (!tiers.shared) tiers.entries.keep(name, flight.guards[0]!, kept, bytes);
       else if (lease) await this.filled(name, key, lease.token, entry);
       return kept.value as Value | undefined;
     } catch (error) {
@@ -256,6 +253,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     key: string,
     seen: string,
     patienceMs: number,
+    flight: Flight,
   ): Promise<{ token: string; end: () => void } | { kept: Kept } | undefined> {
     const { tiers } = this;
     const [token, leaseName] = [randomUUID(), this.leaseName(key)];
@@ -271,8 +269,12 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         return undefined;
       }
       if (leased.isTaken) {
-        const renew = (): void => this.inBackground(this.redis.renew(name, leaseName, token, leaseMs));
-        const timer = setInterval(renew, renewedEveryMs);
+        const renew = async (): Promise<void> => {
+          const askedAt = performance.now();
+          const isHeld = await this.redis.renew(name, leaseName, token, leaseMs);
+          flight.heldAt = isHeld ? Math.max(flight.heldAt, askedAt) : Number.NEGATIVE_INFINITY;
+        };
+        const timer = setInterval(() => this.inBackground(renew()), Math.min(renewedEveryMs, this.redis.silenceMs / 2));
         return { token, end: () => clearInterval(timer) };
       }
       const kept = leased.stored === null ? undefined : await this.filledMeanwhile(leased.stored).catch(notAtPresent);

@@ -447,6 +447,29 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.get('k')) === 2);
   });
 
+  it('gives no later caller an early refresh whose tag was invalidated, though who waits for it has other tags', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source(2);
+    source.close();
+    await space.set('other', 1, { tags: ['t'] });
+    await space.set('k', 1, { ttl: 600 });
+    // Redis reports what is new as changed.
+    await sleep(100);
+    await until(async () => {
+      await space.getOrSet('k', source.load, { refreshBefore: 1_000, tags: ['t'] });
+      return source.asked > 0;
+    });
+    await sleep(600);
+    const waiting = space.getOrSet('k', () => 3);
+    await sleep(50);
+    await space.invalidateTags('t');
+    const later = space.getOrSet('k', () => 4);
+    await sleep(50);
+    source.open();
+    expect([2, 3]).toContain(await waiting);
+    expect([3, 4]).toContain(await later);
+  });
+
   it('waits for the source as long as it is told before something stands in', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 60_000, timeouts: { soft: 10_000 } });
     const source = new Source(1);
