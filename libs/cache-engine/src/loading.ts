@@ -172,6 +172,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       (underWay?.loading as Promise<Value | undefined> | undefined) ??
       this.fill(name, key, load, options, flight, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
+    const tagsOfKept = kept.tags.map(([tag]) => this.tagName(tag));
+    const guardsOfKept = tagsOfKept.map((tag) => tiers.tags.open(tag));
+    flight.guards.push(...guardsOfKept);
     // While Redis is unavailable, the value may have been invalidated unnoticed. By default it is then served only if the
     // load fails.
     const isAway = tiers.shared !== undefined && reading === undefined;
@@ -194,6 +197,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       return giveOut(kept);
     } finally {
       clearTimeout(timer);
+      tagsOfKept.forEach((tag, at) => tiers.tags.close(tag, guardsOfKept[at]!));
     }
   }
 

@@ -17,8 +17,11 @@ export interface Flight {
   standIn: Kept | undefined;
   /** Whether it is an early refresh, begun before the value expired. */
   isEarly: boolean;
-  /** The guards of the key and its tags. Once an invalidation breaks one, later callers must not get this value. */
-  guards: readonly Guard[];
+  /**
+   * The guards of the key, of its tags, and of those of the stale value that may be served meanwhile. Once an invalidation
+   * breaks one, later callers must not get this value.
+   */
+  guards: Guard[];
   /** When the source was asked; infinite before that, because what is loaded later is not outdated. */
   askedAt: number;
   /** When the lease was last known to be held: nobody had written or deleted the key by then. */

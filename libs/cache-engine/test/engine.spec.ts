@@ -308,6 +308,33 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     }
   });
 
+  it('has nothing stand in for later callers that was invalidated by a tag which the load does not have', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source('new');
+    source.close();
+    await space.set('k', 'old', { ttl: 1, grace: 60_000, tags: ['t'] });
+    // Redis reports what is new as changed.
+    await sleep(100);
+    expect(await space.getOrSet('k', source.load)).toBe('old');
+    expect(await space.getOrSet('k', source.load)).toBe('old');
+    await space.invalidateTags('t');
+    const later = space.getOrSet('k', source.load);
+    await sleep(50);
+    source.open();
+    expect(await later).toBe('new');
+    // The same if the load fails.
+    await space.set('failing', 'old', { ttl: 1, grace: 60_000, tags: ['t'] });
+    await sleep(100);
+    const failing = Promise.withResolvers<never>();
+    const first = space.getOrSet('failing', () => failing.promise, { timeouts: { soft: 10_000 } });
+    await sleep(50);
+    await space.invalidateTags('t');
+    const second = space.getOrSet('failing', () => failing.promise, { timeouts: { soft: 10_000 } });
+    failing.reject(new Error('away'));
+    expect(await first).toBe('old');
+    await expect(second).rejects.toThrow('away');
+  });
+
   it('forgets by tag what was written under it, and nothing else', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     await space.set('both', 1, { tags: ['red', 'blue'] });
