@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry } from './entry.js';
 import { CacheLoadTimeout, CacheUnavailable } from './errors.js';
-import type { Guard } from './guarded.js';
 import { Keyspace, type Reading } from './keyspace.js';
 import { assertTimes, over, ttlBy, type LoadOptions } from './options.js';
 import type { Flight, Kept } from './tiers.js';
@@ -16,15 +15,6 @@ export type Load<Value> = (asked: {
 /** A source that has a value for every key. */
 type LoadOfAll<Value> = (asked: { key: string; signal: AbortSignal }) => Promise<Value> | Value;
 
-/** A key that is to be filled, and how its value is loaded. */
-interface Wanted<Value> {
-  /** The name of its entry. */
-  name: string;
-  key: string;
-  load: Load<Value>;
-  options: LoadOptions<never>;
-}
-
 const defaultHardMs = 10_000;
 /** A lease is renewed while the source is loading, and expires this soon if its holder dies. */
 const leaseMs = 2_000;
@@ -33,9 +23,6 @@ const firstPollMs = 20;
 const longestPollMs = 250;
 /** After a failed load, callers that have a stale value do not ask the source again for this long. */
 const restAfterFailureMs = 1_000;
-
-/** Whether the value that it loads will be kept: nothing was invalidated since it began. */
-const isGood = (flight: Flight | undefined): flight is Flight => flight?.guards.every((it) => it.isIntact) === true;
 
 /**
  * Fills keys from a source as a single flight across all processes, and never keeps a value that was invalidated while it
@@ -58,16 +45,16 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
-      if (this.isDue(name, here, options) && !isGood(tiers.flights.get(name)))
-        this.refresh({ name, key, load, options }, here);
+      if (this.isDue(name, here, options) && !tiers.isGood(tiers.flights.get(name)))
+        this.refresh(name, key, load, options, here);
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
     // A flight that began before an invalidation must not serve callers that arrive after it.
-    if (!isGood(flight)) return this.start({ name, key, load, options });
+    if (!tiers.isGood(flight)) return this.start(name, key, load, options);
     tiers.counts.sharedLoads += 1;
     // An early refresh has no caller waiting, so it has not looked for a stale value to serve.
-    if (flight.isEarly) return this.start({ name, key, load, options }, undefined, flight);
+    if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
     const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
@@ -80,14 +67,13 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     return (kept.freshUntil - now < before || isDueEarly(kept, now, randomAboveZero())) && !this.isResting(name);
   }
 
-  private refresh(wanted: Wanted<Value>, kept: Kept): void {
-    const { name } = wanted;
+  private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
     const { refreshing, flights, counts } = this.tiers;
     // While entries of this process are not served, other callers read the same entry from Redis. A refresh that was
     // invalidated since it began will not be kept, so it does not prevent another one.
-    if (isGood(refreshing.get(name))) return;
+    if (this.tiers.isGood(refreshing.get(name))) return;
     counts.earlyRefreshes += 1;
-    const refreshed = this.start(wanted, kept);
+    const refreshed = this.start(name, key, load, options, kept);
     const flight = flights.get(name);
     if (flight) refreshing.set(name, flight);
     this.inBackground(
@@ -97,11 +83,16 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     );
   }
 
-  /** Begins a flight. The parameters are those of `fly`. */
-  private async start(given: Wanted<Value>, early?: Kept, underWay?: Flight): Promise<Value | undefined> {
+  private async start(
+    name: string,
+    key: string,
+    load: Load<Value>,
+    given: LoadOptions<never>,
+    early?: Kept,
+    underWay?: Flight,
+  ): Promise<Value | undefined> {
     const { tiers } = this;
-    const { name } = given;
-    const options = over(this.options, given.options);
+    const options = over(this.options, given);
     assertTimes(options);
     const tags = [this.ownTag, ...(options.tags ?? []).map((tag) => this.tagName(tag))];
     const answer = Promise.withResolvers<Value | undefined>();
@@ -111,7 +102,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const guards = [guard, ...ofTags];
     const flight: Flight = {
       ...{ answer: answer.promise, loading: loading.promise, standIn: undefined },
-      ...{ isEarly: early !== undefined, guards },
+      ...{ isEarly: early !== undefined, guards, askedAt: Infinity, heldAt: Infinity, underWay },
     };
     tiers.flights.set(name, flight);
     for (const each of [answer, loading]) each.promise.catch(() => undefined);
@@ -119,7 +110,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       flight.standIn = kept;
       answer.resolve(kept.value as Value | undefined);
     };
-    this.fly({ ...given, options }, guard, standIn, early, underWay)
+    this.fly(name, key, load, options, flight, early, standIn)
       .then(
         (value) => [answer, loading].forEach((each) => each.resolve(value)),
         (error: unknown) => [answer, loading].forEach((each) => each.reject(error)),
@@ -133,24 +124,27 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   /**
-   * @param standIn may be called with a stale value before the load ends
    * @param early a fresh value that is refreshed before it expires: no caller waits, so no stale value is served
-   * @param underWay an early refresh that is still loading: its load is used instead of another one
+   * @param standIn may be called with a stale value before the load ends
    */
   private async fly(
-    wanted: Wanted<Value>,
-    guard: Guard,
+    name: string,
+    key: string,
+    load: Load<Value>,
+    options: LoadOptions<never>,
+    flight: Flight,
+    early: Kept | undefined,
     standIn: (kept: Kept) => void,
-    early?: Kept,
-    underWay?: Flight,
   ): Promise<Value | undefined> {
     const { tiers } = this;
-    const { name, options } = wanted;
+    const { underWay } = flight;
     if (early)
-      return this.fill(wanted, guard, early.version, tiers.shared !== undefined).catch((error: unknown) => {
-        this.rest(name);
-        throw error;
-      });
+      return this.fill(name, key, load, options, flight, early.version, tiers.shared !== undefined).catch(
+        (error: unknown) => {
+          this.rest(name);
+          throw error;
+        },
+      );
     let reading: Reading | undefined;
     try {
       reading = tiers.shared && (await this.read(name));
@@ -161,7 +155,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       tiers.counts.l2Hits += 1;
       const kept = reading.kept!;
       // A key that is read seldom always comes from Redis, so its early refresh starts here.
-      if (!underWay && this.isDue(name, kept, options)) this.refresh(wanted, kept);
+      if (!underWay && this.isDue(name, kept, options)) this.refresh(name, key, load, options, kept);
       return kept.value as Value | undefined;
     }
     // If Redis answers that there is no entry, no stale value is served.
@@ -176,8 +170,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     tiers.counts.misses += 1;
     const loading =
       (underWay?.loading as Promise<Value | undefined> | undefined) ??
-      this.fill(wanted, guard, reading?.version ?? '', reading !== undefined);
+      this.fill(name, key, load, options, flight, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
+    const tagsOfKept = kept.tags.map(([tag]) => this.tagName(tag));
+    const guardsOfKept = tagsOfKept.map((tag) => tiers.tags.open(tag));
+    flight.guards.push(...guardsOfKept);
     // While Redis is unavailable, the value may have been invalidated unnoticed. By default it is then served only if the
     // load fails.
     const isAway = tiers.shared !== undefined && reading === undefined;
@@ -200,15 +197,23 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       return giveOut(kept);
     } finally {
       clearTimeout(timer);
+      tagsOfKept.forEach((tag, at) => tiers.tags.close(tag, guardsOfKept[at]!));
     }
   }
 
   /** Takes the lease, loads from the source and stores the value. */
-  private async fill(wanted: Wanted<Value>, guard: Guard, seen: string, isShared: boolean): Promise<Value | undefined> {
+  private async fill(
+    name: string,
+    key: string,
+    load: Load<Value>,
+    options: LoadOptions<never>,
+    flight: Flight,
+    seen: string,
+    isShared: boolean,
+  ): Promise<Value | undefined> {
     const { tiers } = this;
-    const { name, key, options } = wanted;
     const hard = options.timeouts?.hard ?? defaultHardMs;
-    const lease = isShared ? await this.leased(name, key, seen, hard) : undefined;
+    const lease = isShared ? await this.leased(name, key, seen, hard, flight) : undefined;
     try {
       if (lease && 'kept' in lease) {
         tiers.counts.awaitedLoads += 1;
@@ -224,13 +229,15 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
         this.rest(name);
       }
-      const { value, loadMs } = await this.asked(wanted, hard);
+      flight.askedAt = performance.now();
+      flight.heldAt = flight.askedAt;
+      const { value, loadMs } = await this.asked(key, load, hard);
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const { kept, bytes } = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
-      if (!tiers.shared) tiers.entries.keep(name, guard, kept, bytes);
+      if (!tiers.shared) tiers.entries.keep(name, flight.guards[0]!, kept, bytes);
       else if (lease) await this.filled(name, key, lease.token, entry);
       return kept.value as Value | undefined;
     } catch (error) {
@@ -250,6 +257,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     key: string,
     seen: string,
     patienceMs: number,
+    flight: Flight,
   ): Promise<{ token: string; end: () => void } | { kept: Kept } | undefined> {
     const { tiers } = this;
     const [token, leaseName] = [randomUUID(), this.leaseName(key)];
@@ -265,8 +273,12 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         return undefined;
       }
       if (leased.isTaken) {
-        const renew = (): void => this.inBackground(this.redis.renew(name, leaseName, token, leaseMs));
-        const timer = setInterval(renew, renewedEveryMs);
+        const renew = async (): Promise<void> => {
+          const askedAt = performance.now();
+          const isHeld = await this.redis.renew(name, leaseName, token, leaseMs);
+          flight.heldAt = isHeld ? Math.max(flight.heldAt, askedAt) : Number.NEGATIVE_INFINITY;
+        };
+        const timer = setInterval(() => this.inBackground(renew()), Math.min(renewedEveryMs, this.redis.silenceMs / 2));
         return { token, end: () => clearInterval(timer) };
       }
       const kept = leased.stored === null ? undefined : await this.filledMeanwhile(leased.stored).catch(notAtPresent);
@@ -303,7 +315,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   private async asked(
-    { key, load }: Wanted<Value>,
+    key: string,
+    load: Load<Value>,
     hard: number,
   ): Promise<{ value: Value | undefined; loadMs: number }> {
     const { tiers } = this;

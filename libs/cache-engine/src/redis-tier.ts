@@ -41,6 +41,8 @@ export class RedisTier {
   private readonly reads: Reads;
   private readonly scripts: KeyScripts;
   private readonly sweeping: Sweeping;
+  /** How long this process may go without hearing from Redis before what it has no longer counts as fresh. */
+  readonly silenceMs: number;
 
   /** @param complain receives problems that no call reports: once when Redis becomes silent, once when it answers again */
   constructor(
@@ -51,6 +53,7 @@ export class RedisTier {
   ) {
     assertTimeout('redis.deadlineMs', deadlineMs, 1);
     assertTimeout('redis.silenceMs', silenceMs, 1);
+    this.silenceMs = silenceMs;
     const connection = new Connection(url, deadlineMs);
     this.connection = connection;
     this.attempts = new Attempts(connection, deadlineMs, heard.ended, complain);
@@ -116,8 +119,9 @@ export class RedisTier {
     return this.scripts.ask('fill', [entry, lease, token, stored, String(ms)]);
   }
 
-  async renew(entry: string, lease: string, token: string, ms: number): Promise<void> {
-    await this.scripts.ask('renew', [entry, lease, token, String(ms)]);
+  /** @returns whether the lease is still held */
+  renew(entry: string, lease: string, token: string, ms: number): Promise<boolean> {
+    return this.scripts.ask('renew', [entry, lease, token, String(ms)]);
   }
 
   async release(entry: string, lease: string, token: string): Promise<void> {

@@ -17,8 +17,17 @@ export interface Flight {
   standIn: Kept | undefined;
   /** Whether it is an early refresh, begun before the value expired. */
   isEarly: boolean;
-  /** The guards of the key and its tags. Once an invalidation breaks one, later callers must not get this value. */
-  guards: readonly Guard[];
+  /**
+   * The guards of the key, of its tags, and of those of the stale value that may be served meanwhile. Once an invalidation
+   * breaks one, later callers must not get this value.
+   */
+  guards: Guard[];
+  /** When the source was asked; infinite before that, because what is loaded later is not outdated. */
+  askedAt: number;
+  /** When the lease was last known to be held: nobody had written or deleted the key by then. */
+  heldAt: number;
+  /** The early refresh whose value it uses. */
+  underWay: Flight | undefined;
 }
 
 export interface CacheEngineOptions {
@@ -190,6 +199,20 @@ export class Tiers {
       if (left.length === 0) this.waiting.delete(name);
       else this.waiting.set(name, left);
     });
+  }
+
+  /**
+   * Whether later callers may get the value that it loads: nothing was invalidated since it began, except within the last
+   * `silenceMs`. Redis reports changes of entries and tags, but not that a key without an entry was deleted, which only the
+   * lost lease shows.
+   */
+  isGood(flight: Flight | undefined): flight is Flight {
+    if (!flight?.guards.every((it) => it.isIntact)) return false;
+    if (flight.underWay && !this.isGood(flight.underWay)) return false;
+    if (!this.shared) return true;
+    const { askedAt, heldAt } = flight;
+    const { silenceMs } = this.shared;
+    return performance.now() <= Math.min(heldAt + silenceMs, Math.max(askedAt + silenceMs, this.l1UsedUntil));
   }
 
   /** The version of a tag, if it is known here. */

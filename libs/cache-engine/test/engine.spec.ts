@@ -308,6 +308,33 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     }
   });
 
+  it('has nothing stand in for later callers that was invalidated by a tag which the load does not have', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source('new');
+    source.close();
+    await space.set('k', 'old', { ttl: 1, grace: 60_000, tags: ['t'] });
+    // Redis reports what is new as changed.
+    await sleep(100);
+    expect(await space.getOrSet('k', source.load)).toBe('old');
+    expect(await space.getOrSet('k', source.load)).toBe('old');
+    await space.invalidateTags('t');
+    const later = space.getOrSet('k', source.load);
+    await sleep(50);
+    source.open();
+    expect(await later).toBe('new');
+    // The same if the load fails.
+    await space.set('failing', 'old', { ttl: 1, grace: 60_000, tags: ['t'] });
+    await sleep(100);
+    const failing = Promise.withResolvers<never>();
+    const first = space.getOrSet('failing', () => failing.promise, { timeouts: { soft: 10_000 } });
+    await sleep(50);
+    await space.invalidateTags('t');
+    const second = space.getOrSet('failing', () => failing.promise, { timeouts: { soft: 10_000 } });
+    failing.reject(new Error('away'));
+    expect(await first).toBe('old');
+    await expect(second).rejects.toThrow('away');
+  });
+
   it('invalidates by tag the entries with that tag, and no others', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     await space.set('both', 1, { tags: ['red', 'blue'] });
@@ -442,6 +469,29 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     }
     source.open();
     await until(async () => (await space.get('k')) === 2);
+  });
+
+  it('gives no later caller an early refresh whose tag was invalidated, though who waits for it has other tags', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source(2);
+    source.close();
+    await space.set('other', 1, { tags: ['t'] });
+    await space.set('k', 1, { ttl: 600 });
+    // Redis reports what is new as changed.
+    await sleep(100);
+    await until(async () => {
+      await space.getOrSet('k', source.load, { refreshBefore: 1_000, tags: ['t'] });
+      return source.asked > 0;
+    });
+    await sleep(600);
+    const waiting = space.getOrSet('k', () => 3);
+    await sleep(50);
+    await space.invalidateTags('t');
+    const later = space.getOrSet('k', () => 4);
+    await sleep(50);
+    source.open();
+    expect([2, 3]).toContain(await waiting);
+    expect([3, 4]).toContain(await later);
   });
 
   it('waits for the source up to the soft timeout before it serves a stale value', async () => {

@@ -435,10 +435,54 @@ describeRedis('caches of several processes over one Redis', () => {
       await sleep(100);
       proxy.thaw();
       expect(await cutOff).toBe(1);
-      await until(() => engine.statistics.fillsRefused > 0);
+      expect(engine.statistics.fillsRefused).toBe(1);
       expect(await here.get('k')).toBe(2);
       expect((await here.compareAndSet('k', null, 3)).isWritten).toBe(false);
       await until(async () => (await there.get('k')) === 2);
+    });
+  });
+
+  it('gives no later caller what was being loaded when another process deleted the key, though nothing was kept there', async () => {
+    const silenceMs = 400;
+    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
+    const there = (await nodeOf(redis.url, { silenceMs })).namespace<unknown>(name);
+    // Redis reports what is new as changed.
+    await toldAll(here, there);
+    const late = Promise.withResolvers<number>();
+    const load = jest.fn(() => late.promise);
+    const first = there.getOrSet('k', load);
+    await until(() => load.mock.calls.length > 0);
+    // Others join it for as long as nothing has happened, however long it takes.
+    await sleep(3 * silenceMs);
+    const joined = there.getOrSet('k', load);
+    await here.delete('k');
+    await sleep(silenceMs + 50);
+    const later = there.getOrSet('k', () => 2);
+    expect(await Promise.race([later, sleep(2_000)])).toBe(2);
+    late.resolve(1);
+    expect([await first, await joined]).toEqual([1, 1]);
+    expect(load).toHaveBeenCalledTimes(1);
+    expect(await there.get('k')).toBe(2);
+  });
+
+  it('gives no later caller what was being loaded when it was invalidated unheard', async () => {
+    const silenceMs = 400;
+    await throughProxy({ silenceMs, deadlineMs: 200 }, async ({ proxy, here, there }) => {
+      const late = Promise.withResolvers<number>();
+      const load = jest.fn(() => late.promise);
+      // Redis reports what is new as changed.
+      await there.set('other', 1, { tags: ['t'] });
+      await toldAll(here, there);
+      const first = there.getOrSet('k', load, { tags: ['t'] });
+      await until(() => load.mock.calls.length > 0);
+      proxy.freeze();
+      await here.invalidateTags('t');
+      await sleep(silenceMs + 50);
+      const later = there.getOrSet('k', () => 2, { tags: ['t'] });
+      expect(await Promise.race([later, sleep(2_000)])).toBe(2);
+      proxy.thaw();
+      late.resolve(1);
+      expect(await first).toBe(1);
     });
   });
 

@@ -14,6 +14,8 @@ export class RedisProxy {
   private holdingBack: string | undefined;
   /** Delay of every answer of Redis from now on, in milliseconds. */
   delayMs = 0;
+  /** A further delay for each part of an answer. Every connection keeps its own order, as networks do. */
+  jitterMs: (() => number) | undefined;
   /** Whether a connection has sent the word of `holdBack`, and its answers are being held back. */
   holdsBack = false;
   /** Those who wait until Redis sends a certain word. */
@@ -51,6 +53,7 @@ export class RedisProxy {
   thaw(): void {
     this.isFrozen = false;
     this.holdsBack = false;
+    this.holdingBack = undefined;
     for (const { client, redis } of this.lines) {
       client.resume();
       redis.resume();
@@ -110,10 +113,17 @@ export class RedisProxy {
       }
       redis.write(chunk);
     });
+    /** The parts that are delayed, in their order. */
+    const delayed: Buffer[] = [];
+    let latest = 0;
     redis.on('data', (chunk: Buffer) => {
-      // Timers with the same delay fire in order, so chunks stay in order.
-      if (this.delayMs > 0) setTimeout(() => client.write(chunk), this.delayMs);
-      else client.write(chunk);
+      const ms = this.delayMs + (this.jitterMs?.() ?? 0);
+      if (ms > 0 || delayed.length > 0) {
+        delayed.push(chunk);
+        latest = Math.max(latest, performance.now() + ms);
+        // Whichever timer fires first, the oldest part goes first.
+        setTimeout(() => client.write(delayed.shift()!), Math.ceil(latest - performance.now()));
+      } else client.write(chunk);
       for (const { word, heard } of this.listening) if (chunk.includes(word)) heard();
     });
     // A new connection to a frozen proxy is accepted, but blocked as well.
