@@ -190,8 +190,31 @@ export const lapseHold = async (urls: DatabaseUrls, productId: string): Promise<
   );
 };
 
-/** Each query has a connection of its own, because servers come and go. */
+/** One query at a time, each after the one before. */
+const kept = new Map<string, { client: pg.Client; before: Promise<unknown> }>();
+
+/**
+ * Lets all queries to a database share one connection, for tests that make many of them and stop no server.
+ *
+ * @returns what ends the connection
+ */
+export const keepConnected = async (url: string): Promise<() => Promise<void>> => {
+  const client = await connected(url);
+  kept.set(url, { client, before: Promise.resolve() });
+  return () => {
+    kept.delete(url);
+    return client.end();
+  };
+};
+
+/** Each query has a connection of its own, unless one is kept, because servers come and go. */
 export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {
+  const open = kept.get(url);
+  if (open) {
+    const asked = open.before.then(() => open.client.query<R>(text, values));
+    open.before = asked.catch(() => undefined);
+    return (await asked).rows;
+  }
   const client = await connected(url);
   try {
     return (await client.query<R>(text, values)).rows;
