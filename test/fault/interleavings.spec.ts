@@ -37,7 +37,7 @@ stopEverywhere();
 doNothingAlone();
 
 /** How long to search in each shape of databases. */
-const searchMs = Number(process.env['SEARCH_MS'] ?? ('everyCrashPoint' in globalThis ? 300_000 : 7_000));
+const searchMs = 'everyCrashPoint' in globalThis ? 300_000 : 7_000;
 
 const onHand = { plenty: 50, few: 3, last: 1 };
 type Product = keyof typeof onHand;
@@ -501,7 +501,8 @@ describe.each(['one database', 'two databases'] as const)(
       'lose, double and oversell nothing, and what callers were told stays true',
       async () => {
         let runs = 0;
-        // To replay a failure, give the seed and the path that it prints: TEST_SEED=… TEST_PATH=…
+        // TEST_SEED and TEST_PATH repeat a failure with the seed and the path that it prints. Statements that are let go
+        // together may take another course, so it may take a few tries.
         const path = process.env['TEST_PATH'];
         await fc.assert(
           fc.asyncProperty(plan, async (planned) => {
@@ -509,17 +510,12 @@ describe.each(['one database', 'two databases'] as const)(
             await new Run(shop, planned).go();
           }),
           {
-            ...{
-              seed: testSeed(),
-              numRuns: 100_000,
-              endOnFailure: 'SEARCH_MS' in process.env,
-              plugins: [fc.interruptAfterTimeLimit(searchMs)],
-            },
+            ...{ seed: testSeed(), numRuns: 100_000, plugins: [fc.interruptAfterTimeLimit(searchMs)] },
             ...(path && { path }),
           },
         );
         process.stderr.write(`${runs} interleavings on ${shape}\n`);
-        expect(runs).toBeGreaterThan(path ? 0 : 3);
+        expect(runs).toBeGreaterThan(0);
       },
       searchMs + 240_000,
     );
