@@ -504,16 +504,25 @@ describe.each(['one database', 'two databases'] as const)(
         // TEST_SEED and TEST_PATH repeat a failure with the seed and the path that it prints. Statements that are let go
         // together may take another course, so it may take a few tries.
         const path = process.env['TEST_PATH'];
-        await fc.assert(
-          fc.asyncProperty(plan, async (planned) => {
+        // When the time is over, a run may still be under way. It counts as well.
+        let last = Promise.resolve();
+        const search = fc.assert(
+          fc.asyncProperty(plan, (planned) => {
             runs += 1;
-            await new Run(shop, planned).go();
+            last = new Run(shop, planned).go();
+            return last;
           }),
           {
             ...{ seed: testSeed(), numRuns: 100_000, plugins: [fc.interruptAfterTimeLimit(searchMs)] },
             ...(path && { path }),
           },
         );
+        try {
+          await search;
+        } finally {
+          await last.catch(() => undefined);
+        }
+        await last;
         process.stderr.write(`${runs} interleavings on ${shape}\n`);
         expect(runs).toBeGreaterThan(0);
       },
