@@ -12,7 +12,7 @@ import { servicePorts } from '../support/shapes.js';
 const compilesWithinMs = 240_000;
 
 it(
-  '`npm run dev` restarts the monolith at a change, and not the Postgres under it',
+  '`npm run dev` restarts the monolith after a change, but not its embedded Postgres',
   async () => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-dev-'));
     const dataDir = join(folder, '.data');

@@ -498,20 +498,20 @@ const runCalmly = async (random: SeededRandom): Promise<void> => {
 
 const seeds = Array.from({ length: rounds }, (_, round) => testSeed() + round);
 
-describeRedis('several processes over a cluster of three masters, that do anything at any time', () => {
+describeRedis('three processes over a cluster of three masters, with random concurrent calls', () => {
   let cluster: RedisCluster;
   beforeAll(async () => {
     cluster = await startRedisCluster();
   });
   afterAll(() => cluster?.stop());
 
-  it.each(seeds)('keeps what it promises (seed %i)', async (seed) => {
+  it.each(seeds)('keep the documented promises (seed %i)', async (seed) => {
     for (const _ of [0, 1, 2]) await addNode(cluster.url, { silenceMs, deadlineMs: 5_000 });
     await runCalmly(new SeededRandom(seed));
   });
 });
 
-describeRedis('several processes over one Redis, that do anything at any time', () => {
+describeRedis('three processes over one Redis, with random concurrent calls', () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await startRedis();
@@ -527,14 +527,14 @@ describeRedis('several processes over one Redis, that do anything at any time', 
     }
   };
 
-  it.each(seeds)('keeps what it promises (seed %i)', async (seed) => {
+  it.each(seeds)('keep the documented promises (seed %i)', async (seed) => {
     const random = new SeededRandom(seed);
     await start(random, { silenceMs, deadlineMs: 5_000 });
     await runCalmly(random);
   });
 
   it.each(seeds)(
-    'keeps what it promises, whatever fails, and is as before once nothing does (seed %i)',
+    'keep the documented promises during random faults, and recover from them (seed %i)',
     async (seed) => {
       const random = new SeededRandom(seed);
       await start(random, { silenceMs, deadlineMs });

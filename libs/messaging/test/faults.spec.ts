@@ -547,7 +547,7 @@ const resources = (): string[] =>
 const itWithServers = await natsOrSkip(await redisOrSkip(it));
 
 itWithServers(
-  'each call ends in time with its own answer or an error of the contract, and is done as often as it may be, whatever breaks',
+  'under random faults, each call ends in time with its own answer or a contract error, and is executed as often as allowed',
   async () => {
     const directory = await mkdtemp(join(tmpdir(), 'calls-'));
     const before = resources();
