@@ -20,15 +20,7 @@ import {
   totalsAddUp,
 } from '../support/invariants.js';
 import type { Attempt } from '../support/load.js';
-import {
-  askInventory,
-  askOrder,
-  ofEach,
-  query,
-  underWay,
-  waiting,
-  type DatabaseUrls,
-} from '../support/tables.js';
+import { askInventory, askOrder, ofEach, query, underWay, waiting, type DatabaseUrls } from '../support/tables.js';
 
 // What is cut off on purpose would fill the log.
 Logger.overrideLogger(false);

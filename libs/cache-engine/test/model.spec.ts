@@ -533,36 +533,33 @@ describeRedis('three processes over one Redis, with random concurrent calls', ()
     await runCalmly(random);
   });
 
-  it.each(seeds)(
-    'keep the documented promises during random faults, and recover from them (seed %i)',
-    async (seed) => {
-      const random = new SeededRandom(seed);
-      await start(random, { silenceMs, deadlineMs });
-      const calls = new Calls(randomUUID(), nodes, random);
-      await calls.begin();
-      const people = await createClient({ url: redis.url }).connect();
-      try {
-        const endsAt = performance.now() + faultyMs;
-        // The deadlines are short, so on a busy machine any call may miss them, also once nothing fails any more.
-        for (const node of nodes) node.isDisturbed = true;
-        const running = calls.run(faultyMs);
-        while (performance.now() < endsAt) await anyFault(random, people);
-        await running;
-        calls.assertGood();
-        // What is still held back arrives now, or never.
-        for (const { proxy } of nodes) proxy?.thaw();
-        await Promise.all(nodes.map(({ engine }) => untilHeard(engine)));
-        await sleep(2 * silenceMs);
-        calls.history.settle();
-        if (isLong) expect(calls.away).toBeGreaterThan(0);
-      } finally {
-        people.destroy();
-      }
-      await calls.run(calmMs);
+  it.each(seeds)('keep the documented promises during random faults, and recover from them (seed %i)', async (seed) => {
+    const random = new SeededRandom(seed);
+    await start(random, { silenceMs, deadlineMs });
+    const calls = new Calls(randomUUID(), nodes, random);
+    await calls.begin();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      const endsAt = performance.now() + faultyMs;
+      // The deadlines are short, so on a busy machine any call may miss them, also once nothing fails any more.
+      for (const node of nodes) node.isDisturbed = true;
+      const running = calls.run(faultyMs);
+      while (performance.now() < endsAt) await anyFault(random, people);
+      await running;
       calls.assertGood();
-      await calls.end();
-    },
-  );
+      // What is still held back arrives now, or never.
+      for (const { proxy } of nodes) proxy?.thaw();
+      await Promise.all(nodes.map(({ engine }) => untilHeard(engine)));
+      await sleep(2 * silenceMs);
+      calls.history.settle();
+      if (isLong) expect(calls.away).toBeGreaterThan(0);
+    } finally {
+      people.destroy();
+    }
+    await calls.run(calmMs);
+    calls.assertGood();
+    await calls.end();
+  });
 
   const anyFault = async (random: SeededRandom, people: People): Promise<void> => {
     const proxy = random.pick(nodes.slice(1)).proxy!;
