@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { throttled } from '#periodic';
 
-it('nowAndThen runs the first call at once, then at most one per period', async () => {
+it('throttled runs the first call at once, then at most one per period', async () => {
   const said: string[] = [];
   const [one, other] = [throttled(200), throttled(200)];
   for (const word of ['first', 'second', 'third']) one(() => said.push(word));
