@@ -37,7 +37,7 @@ const all: readonly Part[] = [
 ];
 
 /** The parts that depend on how requests and events travel. */
-const ofTransport: readonly Part[] = [orderTests, idempotencyTests, eventTests];
+const ofTransport: ReadonlySet<Part> = new Set([orderTests, idempotencyTests, eventTests]);
 
 /**
  * For a further shape, when others run the whole suite: the parts that depend on the transport, and two of the others,
@@ -45,9 +45,9 @@ const ofTransport: readonly Part[] = [orderTests, idempotencyTests, eventTests];
  */
 export const partsFor = (name: ShapeName): readonly Part[] => {
   if ('everyShapeWhole' in globalThis) return all;
-  const others = all.filter((it) => !ofTransport.includes(it));
-  const chosen = randomOf(`parts for ${name}`).shuffled(others).slice(0, 2);
-  return all.filter((it) => ofTransport.includes(it) || chosen.includes(it));
+  const others = all.filter((it) => !ofTransport.has(it));
+  const chosen = new Set(randomOf(`parts for ${name}`).shuffled(others).slice(0, 2));
+  return all.filter((it) => ofTransport.has(it) || chosen.has(it));
 };
 
 /** The end-to-end suite against one base URL. It is the same for every shape, wherever the modules run. */
