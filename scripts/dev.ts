@@ -11,12 +11,16 @@ const environment = { ...databaseEnvironment, DATA_DIR: env.directory('.data'), 
 /** Longer than the monolith takes to stop. */
 const patienceMs = 40_000;
 
+const exec = process.platform === 'win32' ? [] : ['--exec', 'exec node'];
+const forCli = process.argv.splice(2);
 const cli = fileURLToPath(import.meta.resolve('@nestjs/cli/bin/nest.js'));
 
 /**
- * Runs `nest start monolith --watch`. At each change, Nest's CLI ends the monolith and every process below it, so the
- * embedded Postgres is started here and stays. With a shell in between, the CLI would take the end of the shell for that of
- * the monolith, and start the next one while the last one still has its port.
+ * Runs `nest start monolith --watch`. At each change, Nest's CLI ends the monolith and every process below it, so an
+ * embedded Postgres for all modules is started here and stays. (If only some modules have a database of their own, the
+ * monolith starts one for the others.) The shell in which the CLI starts the monolith replaces itself by it: otherwise the
+ * CLI would take the end of the shell for that of the monolith, and start the next one while the last one still has its
+ * port. Arguments are passed on to the CLI.
  */
 run(async () => {
   const { DATA_DIR, DATA_KEYS, ...urls } = readEnvironment(environment, process.env, {
@@ -30,10 +34,12 @@ run(async () => {
     ...(keys !== undefined && { DATA_KEYS: keys }),
     DEMO_PRODUCTS: process.env['DEMO_PRODUCTS'] || 'true',
   };
-  const nest = spawn(process.execPath, [cli, 'start', 'monolith', '--watch', '--no-shell'], {
+  const nest = spawn(process.execPath, [cli, 'start', 'monolith', '--watch', ...exec, ...forCli], {
     stdio: 'inherit',
     env: { ...process.env, ...ofDatabase },
   });
+  // A monolith that starts while the previous one is told to stop would go on.
+  process.once('exit', () => nest.kill('SIGTERM'));
   const ended = once(nest, 'exit') as Promise<[number | null]>;
   let isStopping = false;
   const close = async (): Promise<void> => {

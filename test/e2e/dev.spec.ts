@@ -14,7 +14,7 @@ const compilesWithinMs = 240_000;
 it(
   '`npm run dev` restarts the monolith after a change, but not its embedded Postgres',
   async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'cleave-dev-'));
+    const folder = await mkdtemp(join(tmpdir(), 'cleave dev '));
     const dataDir = join(folder, '.data');
     guardFolder(dataDir);
     for (const part of ['apps', 'libs', 'scripts', 'package.json', 'tsconfig.json', 'nest-cli.json'])

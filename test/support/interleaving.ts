@@ -52,11 +52,14 @@ const slowCommits = 20;
 const outage = (call: string): CleaveError => new CleaveError('unavailable', `${call} was cut off by the test`);
 
 /**
- * Errors of Postgres that the code provokes on purpose: the loser of a race learns from them that it has lost. Any other
- * error that is not the scheduler's, such as a deadlock or a violated constraint, is a defect.
+ * Errors that the code provokes on purpose: the loser of a race learns from them that it has lost, and its time limits
+ * for locks, statements, open transactions and connections end calls on a busy machine. Any other error that is not the
+ * scheduler's, such as a deadlock or a violated constraint, is a defect.
  */
-const expected = (code: string, constraint: unknown): boolean =>
-  code === 'CL001' || (code === '23505' && constraint === 'keyed_changes_pkey');
+const isExpected = (code: string, constraint: unknown, message: string): boolean =>
+  ['CL001', '55P03', '57014', '25P03'].includes(code) ||
+  (code === '23505' && constraint === 'keyed_changes_pkey') ||
+  /timeout exceeded when trying to connect/.test(message);
 
 /**
  * Controls one run: every statement and every message between modules stops here, and is let go in an order that follows
@@ -131,10 +134,11 @@ export class Interleaving {
     try {
       return await work();
     } catch (error) {
-      const { code = '', constraint } = ((error as Error).cause ?? error) as { code?: string; constraint?: unknown };
+      const cause = ((error as Error).cause ?? error) as { code?: string; constraint?: unknown; message: string };
+      const { code = '', constraint, message } = cause;
       // Those of the scheduler have no cause.
       const isOurs = error instanceof CleaveError && error.cause === undefined;
-      if (!isOurs && !expected(code, constraint)) this.defects.push(`${call}: ${String(error)} (${code})`);
+      if (!isOurs && !isExpected(code, constraint, message)) this.defects.push(`${call}: ${String(error)} (${code})`);
       throw error;
     } finally {
       this.running -= 1;

@@ -234,8 +234,8 @@ export const query = async <R extends Row>(url: string, text: string, values: un
     return rows;
   } catch (error) {
     client.end().catch(() => undefined);
-    const isAnswer = (error as Partial<pg.DatabaseError>).severity === 'ERROR';
-    if (waiting === undefined || isAnswer) throw error;
+    const { severity, message } = error as Partial<pg.DatabaseError> & Error;
+    if (waiting === undefined || severity === 'ERROR' || message === 'Query read timeout') throw error;
     return query(url, text, values);
   }
 };

@@ -146,6 +146,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         },
       );
     let reading: Reading | undefined;
+    // What Redis answers may be outdated by the time it arrives; what is loaded after that is not.
+    flight.heldAt = performance.now();
     try {
       reading = tiers.shared && (await this.read(name));
     } catch (error) {
@@ -158,6 +160,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       if (!underWay && this.isDue(name, kept, options)) this.refresh(name, key, load, options, kept);
       return kept.value as Value | undefined;
     }
+    flight.heldAt = Infinity;
     // If Redis answers that there is no entry, no stale value is served.
     const kept = reading ? reading.kept : this.suspect(name);
     let isGivenOut = false;

@@ -307,8 +307,12 @@ export class Namespace<Value> extends Loading<Value> {
     if (!shared) return this.fillHere(name, lease, entry);
     const leaseName = this.leaseName(key);
     // A value with outdated versions would be stored but never served.
-    if (await this.isCurrentThere(entry))
-      return shared.fill(name, leaseName, lease, encodeEntry(entry), this.storedFor(entry));
+    if (await this.isCurrentThere(entry)) {
+      const isFilled = await shared.fill(name, leaseName, lease, encodeEntry(entry), this.storedFor(entry));
+      // This process may not have heard yet that the entry it has was deleted.
+      if (isFilled) this.tiers.entries.invalidate(name);
+      return isFilled;
+    }
     await shared.release(name, leaseName, lease);
     return false;
   }

@@ -22,9 +22,9 @@ export interface Flight {
    * breaks one, later callers must not get this value.
    */
   guards: Guard[];
-  /** When the source was asked; infinite before that, because what is loaded later is not outdated. */
+  /** When the source was asked; infinite before that. */
   askedAt: number;
-  /** When the lease was last known to be held: nobody had written or deleted the key by then. */
+  /** When nobody had written or deleted the key yet: when Redis was asked for it, later when the lease was last held. */
   heldAt: number;
   /** The early refresh whose value it uses. */
   underWay: Flight | undefined;

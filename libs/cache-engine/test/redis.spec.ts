@@ -443,7 +443,7 @@ describeRedis('caches of several processes over one Redis', () => {
   });
 
   it('gives no later caller what was being loaded when another process deleted the key, though nothing was kept there', async () => {
-    const silenceMs = 400;
+    const silenceMs = 1_500;
     const here = (await nodeOf(redis.url)).namespace<unknown>(name);
     const there = (await nodeOf(redis.url, { silenceMs })).namespace<unknown>(name);
     // Redis reports what is new as changed.
@@ -453,7 +453,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const first = there.getOrSet('k', load);
     await until(() => load.mock.calls.length > 0);
     // Others join it for as long as nothing has happened, however long it takes.
-    await sleep(3 * silenceMs);
+    await sleep(2 * silenceMs);
     const joined = there.getOrSet('k', load);
     await here.delete('k');
     await sleep(silenceMs + 50);

@@ -118,12 +118,14 @@ export class TcpServer extends ServerTCP {
     this.server.close();
     // Also for requests whose callers have gone: what was accepted is finished while the modules still work.
     const isInUse = (): boolean => this.peers.size > 0 || this.inFlight.count > 0;
-    for (let busyAt = performance.now(); isInUse(); await setTimeout(lookMs)) {
+    // Looks are counted, not time: after this process has stood still, requests may have arrived that it has not read yet.
+    for (let looks = 0; isInUse(); await setTimeout(lookMs)) {
       if (this.inFlight.count > 0) {
         await this.inFlight.idle(giveUpAt - performance.now());
-        busyAt = performance.now();
+        looks = 0;
       }
-      if (performance.now() > Math.min(busyAt + goodbyeMs, giveUpAt)) break;
+      looks += 1;
+      if (looks * lookMs > goodbyeMs || performance.now() > giveUpAt) break;
     }
     if (this.inFlight.count > 0) {
       this.logger.error(`${this.inFlight.count} requests were not finished within ${drainMs} ms and are cut off`);

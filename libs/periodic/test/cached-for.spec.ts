@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { cachedFor } from '#periodic';
 
-it('keptFor reads a value once per period, also for concurrent callers', async () => {
+it('cachedFor reads a value once per period, also for concurrent callers', async () => {
   let read = 0;
   const ask = cachedFor(200, 10_000, async () => {
     await sleep(20);
@@ -14,7 +14,7 @@ it('keptFor reads a value once per period, also for concurrent callers', async (
   expect([await ask(), read]).toEqual([2, 2]);
 });
 
-it('keptFor repeats a failure to all callers, and retries after the period', async () => {
+it('cachedFor repeats a failure to all callers, and retries after the period', async () => {
   let tried = 0;
   const ask = cachedFor(200, 10_000, () => {
     tried += 1;
@@ -25,7 +25,7 @@ it('keptFor repeats a failure to all callers, and retries after the period', asy
   await expect(ask()).rejects.toThrow('failure 2');
 });
 
-it('keptFor reads again if a read does not answer in time, and does not keep the late answer', async () => {
+it('cachedFor reads again if a read does not answer in time, and does not keep the late answer', async () => {
   const answers: ((value: string) => void)[] = [];
   const ask = cachedFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
   const [first, same] = [ask(), ask()];

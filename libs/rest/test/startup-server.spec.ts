@@ -7,7 +7,7 @@ import { eventually, freePort } from '#testing';
 
 const forEver = new Promise<never>(() => {});
 
-it('the waiting room answers health checks for an app that starts slowly, until it is closed', async () => {
+it('the startup server answers health checks for an app that starts slowly, until it is closed', async () => {
   const at = { HOST: '127.0.0.1', PORT: await freePort() };
   const room = new StartupServer(
     at,
@@ -27,7 +27,7 @@ it('the waiting room answers health checks for an app that starts slowly, until 
   await expect(fetch(`http://127.0.0.1:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
 });
 
-it('the waiting room answers with CORS headers to the allowed origins', async () => {
+it('the startup server answers with CORS headers to the allowed origins', async () => {
   const origin = 'https://shop.example';
   const at = { HOST: '127.0.0.1', PORT: await freePort(), corsOrigins: [origin] };
   const room = new StartupServer(at, () => [], 0);
@@ -47,7 +47,7 @@ it('the waiting room answers with CORS headers to the allowed origins', async ()
   await room.close();
 });
 
-it('the waiting room does not listen after it was closed, at whatever moment that was', async () => {
+it('the startup server does not listen after it was closed, at whatever moment that was', async () => {
   const at = { HOST: 'localhost', PORT: await freePort() };
   for (const [opensAfterMs, closedAfterMs] of [
     [10, 10],
@@ -70,7 +70,7 @@ it('the waiting room does not listen after it was closed, at whatever moment tha
   }
 });
 
-it('the waiting room rejects if it cannot listen', async () => {
+it('the startup server rejects if it cannot listen', async () => {
   const other = createServer().listen(0, '127.0.0.1');
   await once(other, 'listening');
   const at = { HOST: '127.0.0.1', PORT: (other.address() as { port: number }).port };
