@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import fc from 'fast-check';
 import { testDatabase, testSeed, type TestDatabase } from '#testing';
@@ -507,7 +507,10 @@ describe.each(['one database', 'two databases'] as const)(
             ...(path && { path }),
           },
         );
-        const failure = await search.catch((error: unknown) => error);
+        const failure = await search.then(
+          () => undefined,
+          (error: unknown) => error as Error,
+        );
         const isOnlyOver = /interrupted after 0 tests/.test(String(failure));
         await last.catch((error: unknown) => {
           if (failure === undefined || isOnlyOver)
