@@ -162,7 +162,7 @@ const descriptors = (name, folder) => () => {
 const haproxy = async () => {
   const { gatewayEnvironment, ownPrefixes, upstreamsIn } = await import('../dist/libs/gateway/src/routes.js');
   const [{ problemOf }, { Browsers }] = await Promise.all(
-    ['problems', 'browsers'].map((name) => import(`../dist/libs/rest/src/${name}.js`)),
+    ['problems', 'browser-headers'].map((name) => import(`../dist/libs/rest/src/${name}.js`)),
   );
   const urls = Object.keys(gatewayEnvironment).filter((variable) => variable.endsWith('_URL'));
   return haproxyConfig(upstreamsIn(Object.fromEntries(urls.map((variable) => [variable, []]))), {
