@@ -161,13 +161,13 @@ const descriptors = (name, folder) => () => {
 /** The configuration of HAProxy, from the route table of the gateway. */
 const haproxy = async () => {
   const { gatewayEnvironment, ownPrefixes, upstreamsIn } = await import('../dist/libs/gateway/src/routes.js');
-  const [{ problemOf }, { Browsers }] = await Promise.all(
+  const [{ problemOf }, { BrowserHeaders }] = await Promise.all(
     ['problems', 'browser-headers'].map((name) => import(`../dist/libs/rest/src/${name}.js`)),
   );
   const urls = Object.keys(gatewayEnvironment).filter((variable) => variable.endsWith('_URL'));
   return haproxyConfig(upstreamsIn(Object.fromEntries(urls.map((variable) => [variable, []]))), {
     own: ownPrefixes,
-    headers: new Browsers({}).headers,
+    headers: new BrowserHeaders({}).headers,
     refusal: problemOf('not-found', 'There is nothing at this address. The addresses are listed at /docs.'),
   });
 };
