@@ -1000,15 +1000,14 @@ describeRedis('caches of several processes over one Redis', () => {
       await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
       people.destroy();
       proxy.port = second.port;
-      await until(() =>
-        space.set('k', 2).then(
-          () => true,
-          () => false,
-        ),
-      );
-      await until(() => engine.isL1Used);
-      await warm(space, 'k');
-      expect(await space.get('k')).toBe(2);
+      // Before it hears from the new master, it writes with a version of the namespace that the new master may not know:
+      // such a value counts as invalidated. So it writes until it serves what it wrote.
+      await until(async () => {
+        await space.set('k', 2).catch(() => undefined);
+        await space.get('k').catch(() => undefined);
+        const found = await space.find('k').catch(() => undefined);
+        return found?.tier === 'l1' && found.value === 2;
+      });
     } finally {
       await proxy.stop();
       await Promise.all([first.stop(), second.stop()]);

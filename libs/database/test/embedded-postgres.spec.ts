@@ -52,7 +52,11 @@ const startElsewhere = async (): Promise<{ child: ChildProcess; url?: string; pi
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   processes.push(child);
-  const [line] = (await once(createInterface(child.stdout), 'line')) as [string];
+  const ended = once(child, 'exit').then(([code, signal]) => {
+    throw new Error(`the process ended (${String(signal ?? code)}) without a word`);
+  });
+  ended.catch(() => undefined);
+  const [line] = (await Promise.race([once(createInterface(child.stdout), 'line'), ended])) as [string];
   const told = JSON.parse(line) as { url?: string; pid?: number; error?: string };
   if (told.pid) leftBehind.push(told.pid);
   return { child, ...told };
