@@ -189,10 +189,10 @@ class SupervisedPostgres implements EmbeddedPostgres {
       const failure = await this.spawnOnce();
       if (failure === undefined) return;
       const portIsTaken = /could not bind|could not create any TCP\/IP sockets/.test(failure);
-      // The children of a server that was killed need a moment to notice it.
+      // The children of a server that was killed need a moment to notice it, and another server to write its lock file.
       const isBusy =
         portIsTaken ||
-        /lock file "[^"]{1,4096}" already exists|shared memory block .{1,100} still in use/.test(failure);
+        /lock file "[^"]{1,4096}" (?:already exists|is empty)|shared memory block .{1,100} still in use/.test(failure);
       if (!isBusy || Date.now() > giveUpAt) throw new Error(this.explain(failure));
       if (portIsTaken && mayChangePort) this.port = await freePort();
       else await setTimeout(100);
@@ -249,12 +249,8 @@ class SupervisedPostgres implements EmbeddedPostgres {
     );
     if (logged > logBytes) await rename(logFile, `${logFile}.1`);
     const seen = logged > logBytes ? 0 : logged;
-    const { child, endWithUs } = await this.spawnServer();
+    const { child, ended, endWithUs } = await this.spawnServer();
     let end: string | undefined;
-    const ended = new Promise<string>((resolve) => {
-      child.once('error', (error) => resolve(error.message));
-      child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`));
-    });
     void ended.then((how) => {
       process.off('exit', endWithUs);
       end = how;
@@ -274,8 +270,8 @@ class SupervisedPostgres implements EmbeddedPostgres {
     return `${log.split('\n').slice(-20).join('\n')}\n(${end})`;
   }
 
-  /** @returns the server, and the exit listener that stops it together with this process */
-  private async spawnServer(): Promise<{ child: ChildProcess; endWithUs: () => void }> {
+  /** @returns the server, how it ends, and the exit listener that stops it together with this process */
+  private async spawnServer(): Promise<{ child: ChildProcess; ended: Promise<string>; endWithUs: () => void }> {
     const { data, logFile } = this.cluster;
     const { pid } = process;
     const settings = Object.entries(settingsOf(this.port, this.options.maxConnections));
@@ -300,9 +296,14 @@ class SupervisedPostgres implements EmbeddedPostgres {
           windowsHide: true,
         },
       );
+      // Listens at once: a server that finds a lock file may end before the log is closed.
+      const ended = new Promise<string>((resolve) => {
+        child.once('error', (error) => resolve(error.message));
+        child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`));
+      });
       const endWithUs = () => void child.kill('SIGINT');
       process.once('exit', endWithUs);
-      return { child, endWithUs };
+      return { child, ended, endWithUs };
     } finally {
       await log.close();
     }

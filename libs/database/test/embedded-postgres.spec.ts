@@ -187,6 +187,16 @@ describe('an embedded Postgres', () => {
     }
   });
 
+  it('waits for the lock file that another server is about to write', async () => {
+    await (await start()).stop();
+    const lock = join(dataDir, 'postgres', 'data', 'postmaster.pid');
+    await writeFile(lock, '');
+    const starting = start();
+    await setTimeout(500);
+    await rm(lock);
+    expect(await query((await starting).url('postgres'), 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
+  });
+
   it('ignores an old lock file whose process id belongs to another program', async () => {
     await (await start()).stop();
     const sharedMemory = '  1234567         1';
