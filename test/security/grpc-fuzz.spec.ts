@@ -15,7 +15,8 @@ import { bearer, keyFor, startWorld, type World } from './world.js';
 const isLong = 'longFuzz' in globalThis;
 const count = isLong ? 10_000 : 1_500;
 const atOnce = 8;
-const answeredWithinMs = 10_000;
+/** Only hangs take this long, also on a busy machine. */
+const answeredWithinMs = 30_000;
 /** How long a stream is followed before it is cancelled. */
 const followedMs = 100;
 const told = 10;
