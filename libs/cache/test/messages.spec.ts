@@ -5,7 +5,7 @@ import { CacheModule } from '#cache';
 import { cacheContract } from '#contracts';
 import { Messenger, address, listenForMessages, type ContractClient } from '#messaging';
 import { createService } from '#service';
-import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis } from '#testing';
+import { eventually, freePort, natsOrSkip, redisOrSkip, startNats, startRedis } from '#testing';
 
 Logger.overrideLogger(false);
 
@@ -190,8 +190,8 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(await cache.call('increment', { key: 'n', by: -4 })).toEqual({ key: 'n', count: 6 });
     });
 
-    it('reports the statistics of its traffic, the same as GET /cache/stats', async () => {
-      const namespace = 'counted';
+    /** @throws if the statistics do not agree with the traffic */
+    const expectCounted = async (namespace: string): Promise<void> => {
       const statistics = () => cache.call('statistics', {});
       const before = await statistics();
       const put = ['a', 'b', 'c'].map((key) => ({ key, value: 1 }));
@@ -216,6 +216,12 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(after.l1.bytes).toBeGreaterThan(before.l1.bytes);
       expect(after.l1.max_bytes).toBe(67_108_864);
       expect(await (await fetch(`${await app.getUrl()}/cache/stats`)).json()).toEqual(after);
+    };
+
+    it('reports the statistics of its traffic, the same as GET /cache/stats', async () => {
+      let tries = 0;
+      // If a call takes seconds on a busy machine, NATS may deliver it twice.
+      await eventually(() => expectCounted(`counted ${(tries += 1)}`));
     });
 
     it('separates the values of modules from those of callers', async () => {
