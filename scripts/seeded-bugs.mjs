@@ -357,7 +357,7 @@ const all = [
   {
     bug: 'callers join a load that was invalidated after it began',
     file: 'libs/cache-engine/src/tiers.ts',
-    replace: /if \(!flight\?\.guards\.every\(\(it\) => it\.isIntact\)\)/g,
+    replace: /if \(!flight\?\.guard\.isIntact \|\| !flight\.tagGuards\.every\(\(it\) => it\.isIntact\)\)/g,
     by: 'if (!flight)',
     caughtBy: 'libs/cache-engine/test/model',
   },

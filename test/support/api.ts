@@ -2,6 +2,7 @@ import { expect } from '@jest/globals';
 import type { z } from 'zod';
 import type {
   cacheEntryWritten,
+  cacheStatistics,
   deadLetterPage,
   eventPage,
   moneyMove,
@@ -34,6 +35,7 @@ export type ProductBatch = z.input<typeof productBatch>;
 export type Stock = z.input<typeof stock>;
 export type StockBatch = z.input<typeof stockBatch>;
 export type CacheEntryWritten = z.input<typeof cacheEntryWritten>;
+export type CacheStatistics = z.input<typeof cacheStatistics>;
 export type SalesPage = z.input<typeof salesPage>;
 export type SalesViews = z.input<typeof salesViews>;
 export type StockOutlook = z.input<typeof stockOutlook>;

@@ -15,6 +15,15 @@ export type Load<Value> = (asked: {
 /** A source that has a value for every key. */
 type LoadOfAll<Value> = (asked: { key: string; signal: AbortSignal }) => Promise<Value> | Value;
 
+/** A key to be filled, and how its value is loaded. */
+interface Wanted<Value> {
+  /** The name of its entry. */
+  name: string;
+  key: string;
+  load: Load<Value>;
+  options: LoadOptions<never>;
+}
+
 const defaultHardMs = 10_000;
 /** A lease is renewed while the source is loading, and expires this soon if its holder dies. */
 const leaseMs = 2_000;
@@ -46,15 +55,15 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     if (here) {
       tiers.counts.l1Hits += 1;
       if (this.isDue(name, here, options) && !tiers.isGood(tiers.flights.get(name)))
-        this.refresh(name, key, load, options, here);
+        this.refresh({ name, key, load, options }, here);
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
     // A flight that began before an invalidation must not serve callers that arrive after it.
-    if (!tiers.isGood(flight)) return this.start(name, key, load, options);
+    if (!tiers.isGood(flight)) return this.start({ name, key, load, options });
     tiers.counts.sharedLoads += 1;
     // An early refresh has no caller waiting, so it has not looked for a stale value to serve.
-    if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
+    if (flight.isEarly) return this.start({ name, key, load, options }, undefined, flight);
     const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
@@ -67,13 +76,14 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     return (kept.freshUntil - now < before || isDueEarly(kept, now, randomAboveZero())) && !this.isResting(name);
   }
 
-  private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
+  private refresh(wanted: Wanted<Value>, kept: Kept): void {
+    const { name } = wanted;
     const { refreshing, flights, counts } = this.tiers;
     // While entries of this process are not served, other callers read the same entry from Redis. A refresh that was
     // invalidated since it began will not be kept, so it does not prevent another one.
     if (this.tiers.isGood(refreshing.get(name))) return;
     counts.earlyRefreshes += 1;
-    const refreshed = this.start(name, key, load, options, kept);
+    const refreshed = this.start(wanted, kept);
     const flight = flights.get(name);
     if (flight) refreshing.set(name, flight);
     this.inBackground(
@@ -83,26 +93,23 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     );
   }
 
-  private async start(
-    name: string,
-    key: string,
-    load: Load<Value>,
-    given: LoadOptions<never>,
-    early?: Kept,
-    underWay?: Flight,
-  ): Promise<Value | undefined> {
+  /**
+   * @param early a fresh value that is refreshed before it expires
+   * @param underWay the early refresh whose value it uses
+   */
+  private async start(given: Wanted<Value>, early?: Kept, underWay?: Flight): Promise<Value | undefined> {
     const { tiers } = this;
-    const options = over(this.options, given);
+    const { name } = given;
+    const options = over(this.options, given.options);
     assertTimes(options);
     const tags = [this.ownTag, ...(options.tags ?? []).map((tag) => this.tagName(tag))];
     const answer = Promise.withResolvers<Value | undefined>();
     const loading = Promise.withResolvers<Value | undefined>();
     const guard = tiers.entries.open(name);
-    const ofTags = tags.map((tag) => tiers.tags.open(tag));
-    const guards = [guard, ...ofTags];
+    const tagGuards = tags.map((tag) => tiers.tags.open(tag));
     const flight: Flight = {
       ...{ answer: answer.promise, loading: loading.promise, standIn: undefined },
-      ...{ isEarly: early !== undefined, guards, askedAt: Infinity, heldAt: Infinity, underWay },
+      ...{ isEarly: early !== undefined, guard, tagGuards, askedAt: Infinity, heldAt: Infinity, underWay },
     };
     tiers.flights.set(name, flight);
     for (const each of [answer, loading]) each.promise.catch(() => undefined);
@@ -110,14 +117,14 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       flight.standIn = kept;
       answer.resolve(kept.value as Value | undefined);
     };
-    this.fly(name, key, load, options, flight, early, standIn)
+    this.fly({ ...given, options }, flight, early, standIn)
       .then(
         (value) => [answer, loading].forEach((each) => each.resolve(value)),
         (error: unknown) => [answer, loading].forEach((each) => each.reject(error)),
       )
       .finally(() => {
         tiers.entries.close(name, guard);
-        tags.forEach((tag, at) => tiers.tags.close(tag, ofTags[at]!));
+        tags.forEach((tag, at) => tiers.tags.close(tag, tagGuards[at]!));
         if (tiers.flights.get(name) === flight) tiers.flights.delete(name);
       });
     return answer.promise;
@@ -128,23 +135,19 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    * @param standIn may be called with a stale value before the load ends
    */
   private async fly(
-    name: string,
-    key: string,
-    load: Load<Value>,
-    options: LoadOptions<never>,
+    wanted: Wanted<Value>,
     flight: Flight,
     early: Kept | undefined,
     standIn: (kept: Kept) => void,
   ): Promise<Value | undefined> {
     const { tiers } = this;
+    const { name, options } = wanted;
     const { underWay } = flight;
     if (early)
-      return this.fill(name, key, load, options, flight, early.version, tiers.shared !== undefined).catch(
-        (error: unknown) => {
-          this.rest(name);
-          throw error;
-        },
-      );
+      return this.fill(wanted, flight, early.version, tiers.shared !== undefined).catch((error: unknown) => {
+        this.rest(name);
+        throw error;
+      });
     let reading: Reading | undefined;
     // What Redis answers may be outdated by the time it arrives; what is loaded after that is not.
     flight.heldAt = performance.now();
@@ -157,7 +160,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       tiers.counts.l2Hits += 1;
       const kept = reading.kept!;
       // A key that is read seldom always comes from Redis, so its early refresh starts here.
-      if (!underWay && this.isDue(name, kept, options)) this.refresh(name, key, load, options, kept);
+      if (!underWay && this.isDue(name, kept, options)) this.refresh(wanted, kept);
       return kept.value as Value | undefined;
     }
     flight.heldAt = Infinity;
@@ -173,11 +176,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     tiers.counts.misses += 1;
     const loading =
       (underWay?.loading as Promise<Value | undefined> | undefined) ??
-      this.fill(name, key, load, options, flight, reading?.version ?? '', reading !== undefined);
+      this.fill(wanted, flight, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
     const tagsOfKept = kept.tags.map(([tag]) => this.tagName(tag));
     const guardsOfKept = tagsOfKept.map((tag) => tiers.tags.open(tag));
-    flight.guards.push(...guardsOfKept);
+    flight.tagGuards.push(...guardsOfKept);
     // While Redis is unavailable, the value may have been invalidated unnoticed. By default it is then served only if the
     // load fails.
     const isAway = tiers.shared !== undefined && reading === undefined;
@@ -206,17 +209,15 @@ export abstract class Loading<Value> extends Keyspace<Value> {
 
   /** Takes the lease, loads from the source and stores the value. */
   private async fill(
-    name: string,
-    key: string,
-    load: Load<Value>,
-    options: LoadOptions<never>,
+    wanted: Wanted<Value>,
     flight: Flight,
     seen: string,
     isShared: boolean,
   ): Promise<Value | undefined> {
     const { tiers } = this;
+    const { name, key, options } = wanted;
     const hard = options.timeouts?.hard ?? defaultHardMs;
-    const lease = isShared ? await this.leased(name, key, seen, hard, flight) : undefined;
+    const lease = isShared ? await this.leased(wanted, flight, seen, hard) : undefined;
     try {
       if (lease && 'kept' in lease) {
         tiers.counts.awaitedLoads += 1;
@@ -234,14 +235,14 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       }
       flight.askedAt = performance.now();
       flight.heldAt = flight.askedAt;
-      const { value, loadMs } = await this.asked(key, load, hard);
+      const { value, loadMs } = await this.asked(wanted, hard);
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const { kept, bytes } = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
-      if (!tiers.shared) tiers.entries.keep(name, flight.guards[0]!, kept, bytes);
-      else if (lease) await this.filled(name, key, lease.token, entry);
+      if (!tiers.shared) tiers.entries.keep(name, flight.guard, kept, bytes);
+      else if (lease) await this.filled(wanted, lease.token, entry);
       return kept.value as Value | undefined;
     } catch (error) {
       if (lease && 'token' in lease) this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
@@ -256,11 +257,10 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    * unknown.
    */
   private async leased(
-    name: string,
-    key: string,
+    { name, key }: Wanted<Value>,
+    flight: Flight,
     seen: string,
     patienceMs: number,
-    flight: Flight,
   ): Promise<{ token: string; end: () => void } | { kept: Kept } | undefined> {
     const { tiers } = this;
     const [token, leaseName] = [randomUUID(), this.leaseName(key)];
@@ -304,11 +304,10 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    * Stores the value in Redis only: Redis reports our own writes as invalidations too. This process keeps it once it is
    * read again.
    */
-  private async filled(name: string, key: string, token: string, entry: Entry): Promise<void> {
+  private async filled({ name, key }: Wanted<Value>, token: string, entry: Entry): Promise<void> {
     const { tiers } = this;
     try {
-      const leaseName = this.leaseName(key);
-      const isIn = await this.redis.fill(name, leaseName, token, encodeEntry(entry), this.storedFor(entry));
+      const isIn = await this.redis.fill(name, this.leaseName(key), token, encodeEntry(entry), this.storedFor(entry));
       if (!isIn) tiers.counts.fillsRefused += 1;
     } catch (error) {
       notAtPresent(error);
@@ -318,8 +317,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   private async asked(
-    key: string,
-    load: Load<Value>,
+    { key, load }: Wanted<Value>,
     hard: number,
   ): Promise<{ value: Value | undefined; loadMs: number }> {
     const { tiers } = this;

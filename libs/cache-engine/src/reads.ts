@@ -56,22 +56,29 @@ export class Reads {
   }
 
   private readAsked(): void {
-    const { asked } = this;
+    const { asked, connection } = this;
     this.asked = new Map();
-    for (const page of pagesOf([...asked]))
-      void this.readPage(page.map(([key]) => key)).then((found) => {
+    const keys = [...asked.keys()];
+    const isCluster = connection.redis.kind === 'cluster';
+    // Callers do not know of each other, so none of them waits for a master that does not have its key.
+    const apart = isCluster ? [...Map.groupBy(keys, (key) => connection.masterOf(key)).values()] : [keys];
+    for (const page of apart.flatMap((it) => pagesOf(it)))
+      void (isCluster ? this.readOfMaster(page) : this.readOfServer(page)).then((found) => {
         found.forEach((stored, at) => {
-          const [, { resolve, reject }] = page[at]!;
+          const { resolve, reject } = asked.get(page[at]!)!;
           if (stored instanceof CacheUnavailable) reject(stored);
           else resolve(stored);
         });
       });
   }
 
-  private async readPage(keys: string[]): Promise<Page> {
+  private readPage(keys: string[]): Promise<Page> {
+    return this.connection.redis.kind === 'cluster' ? this.readOfCluster(keys) : this.readOfServer(keys);
+  }
+
+  private async readOfServer(keys: string[]): Promise<Page> {
     const { attempts, connection } = this;
-    const { kind, client } = connection.redis;
-    if (kind === 'cluster') return this.readOfCluster(keys);
+    const { client } = connection.redis;
     try {
       return await attempts.attempt('read', undefined, (): Promise<Page> => client.mGet(keys));
     } catch (error) {
@@ -96,21 +103,23 @@ export class Reads {
   private async readOfMaster(keys: string[]): Promise<Page> {
     const { attempts, connection } = this;
     const { client } = connection.redis;
+    const ask = async (): Promise<Page> => {
+      const each = await Promise.allSettled(
+        keys.map((key) =>
+          within(attempts.deadlineMs / 2, 'read', async (hasEnded) => {
+            await connection.connected(key, hasEnded);
+            return client.get(key);
+          }),
+        ),
+      );
+      if (each.every((it) => it.status === 'rejected')) throw (each[0] as PromiseRejectedResult).reason;
+      return each.map((it) =>
+        it.status === 'fulfilled' ? it.value : new CacheUnavailable({ cause: it.reason as Error }),
+      );
+    };
+    const failureIn = (page: Page): unknown => page.find((it) => it instanceof CacheUnavailable)?.cause;
     try {
-      return await attempts.attempt('read', keys[0], async (): Promise<Page> => {
-        const each = await Promise.allSettled(
-          keys.map((key) =>
-            within(attempts.deadlineMs / 2, 'read', async (hasEnded) => {
-              await connection.connected(key, hasEnded);
-              return client.get(key);
-            }),
-          ),
-        );
-        if (each.every((it) => it.status === 'rejected')) throw (each[0] as PromiseRejectedResult).reason;
-        return each.map((it) =>
-          it.status === 'fulfilled' ? it.value : new CacheUnavailable({ cause: it.reason as Error }),
-        );
-      });
+      return await attempts.attempt('read', keys[0], ask, failureIn);
     } catch (error) {
       return keys.map(() => error as CacheUnavailable);
     }

@@ -17,11 +17,10 @@ export interface Flight {
   standIn: Kept | undefined;
   /** Whether it is an early refresh, begun before the value expired. */
   isEarly: boolean;
-  /**
-   * The guards of the key, of its tags, and of those of the stale value that may be served meanwhile. Once an invalidation
-   * breaks one, later callers must not get this value.
-   */
-  guards: Guard[];
+  /** The guard of the entry. Once an invalidation breaks it or one of `tagGuards`, later callers must not get this value. */
+  guard: Guard;
+  /** The guards of its tags, and of those of the stale value that may be served meanwhile. */
+  tagGuards: Guard[];
   /** When the source was asked; infinite before that. */
   askedAt: number;
   /** When nobody had written or deleted the key yet: when Redis was asked for it, later when the lease was last held. */
@@ -207,7 +206,7 @@ export class Tiers {
    * lost lease shows.
    */
   isGood(flight: Flight | undefined): flight is Flight {
-    if (!flight?.guards.every((it) => it.isIntact)) return false;
+    if (!flight?.guard.isIntact || !flight.tagGuards.every((it) => it.isIntact)) return false;
     if (flight.underWay && !this.isGood(flight.underWay)) return false;
     if (!this.shared) return true;
     const { askedAt, heldAt } = flight;

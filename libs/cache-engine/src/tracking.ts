@@ -28,6 +28,8 @@ export interface Heard {
 
 /** The connection over which one master reports changes. */
 interface Line {
+  /** The id of the master. */
+  id: string;
   client: ReturnType<typeof createClient>;
   /** When the last answered request was sent, by the monotonic clock; `never` until tracking is on. */
   heardAt: number;
@@ -149,6 +151,7 @@ export class Tracking {
             socket: { ...socket, host, port: port!, ...(protocol === 'rediss:' && { tls: true as const }) },
           });
     const line: Line = {
+      id,
       client: client as unknown as Line['client'],
       heardAt: never,
       isAsking: false,
@@ -250,8 +253,9 @@ export class Tracking {
     this.setHeard(line, never);
     if (this.isLost || this.isStopped) return;
     this.isLost = true;
+    const reason = line.isOfCluster ? `${line.id}: ${error.message}` : error.message;
     this.complain(
-      `Invalidations from Redis are not received: entries in this process are not served until they are (${error.message})`,
+      `Invalidations from Redis are not received: entries in this process are not served until they are (${reason})`,
     );
   }
 }

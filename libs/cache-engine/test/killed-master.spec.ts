@@ -219,13 +219,15 @@ describeRedis.each([
 describeRedis('a cache over a cluster with an unavailable master', () => {
   let cluster: RedisCluster;
   let engine: CacheEngine;
+  let complaints: string[] = [];
   afterEach(async () => {
+    complaints = [];
     engine?.stop();
     await cluster?.stop();
   });
 
   /** @returns a namespace whose version lies on a living master, a key on that master, and one on the dying one */
-  const started = async (): Promise<{ space: Namespace<number>; kept: string; lost: string }> => {
+  const started = async (longestMs = deadlineMs): Promise<{ space: Namespace<number>; kept: string; lost: string }> => {
     const textOn = async (at: number, nameOf: (text: string) => string): Promise<string> => {
       for (;;) {
         const text = randomUUID();
@@ -235,9 +237,22 @@ describeRedis('a cache over a cluster with an unavailable master', () => {
     const name = await textOn(living, (text) => `{${text}:}`);
     const kept = await textOn(living, (text) => `{${name}:${text}}`);
     const lost = await textOn(dying, (text) => `{${name}:${text}}`);
-    engine = new CacheEngine({ redis: { url: cluster.url, deadlineMs, silenceMs }, complain: () => undefined }).start();
+    const redis = { url: cluster.url, deadlineMs: longestMs, silenceMs };
+    engine = new CacheEngine({ redis, complain: (message) => complaints.push(message) }).start();
     return { space: engine.namespace<number>(name, { jitter: 0 }), kept, lost };
   };
+
+  it('names the master whose invalidations it does not receive', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    await started();
+    await until(() => engine.isL1Used);
+    complaints = [];
+    await cluster.kill(dying);
+    const lost = 'Invalidations from Redis are not received';
+    await until(() => complaints.some((it) => it.startsWith(lost)));
+    const { port } = cluster.servers[dying]!;
+    expect(complaints.find((it) => it.startsWith(lost))).toContain(`(127.0.0.1:${port}: `);
+  });
 
   it('loads without waiting for a lease if the version of a tag is unavailable', async () => {
     cluster = await startRedisCluster({ isPartial: true });
@@ -382,6 +397,24 @@ describeRedis('a cache over a cluster with an unavailable master', () => {
       process.kill(pid, 'SIGCONT');
     }
     await until(async () => !isAway(await outcomeOf(() => space.set(lost, 2))));
+  });
+
+  it('reads from the other masters at once, also in the turn in which a suspended one is asked', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started(40_000);
+    await until(() => engine.isL1Used);
+    for (const key of [kept, lost]) await until(() => space.set(key, 1).then(Boolean, () => false));
+    const { pid } = cluster.servers[dying]!;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      let isAnswered = false;
+      const answered = (): boolean => (isAnswered = true);
+      void space.get(lost).then(answered, answered);
+      expect(await space.get(kept)).toBe(1);
+      expect(isAnswered).toBe(false);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
   });
 
   it('does not execute commands later that timed out', async () => {

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
@@ -645,6 +646,51 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each(['clear', 'invalidateTags'] as const)('serves no write that arrives late, after %s', async (change) => {
+    const people = await createClient({ url: redis.url }).connect();
+    const stored = async (): Promise<string> => (await people.get(`cache:e:{${name}:k}`)) ?? '';
+    try {
+      await throughProxy({ deadlineMs: 2_000 }, async ({ proxy, here, there }) => {
+        await here.set('k', 'first', { tags: ['t'] });
+        // From here on, that process knows the versions of the namespace and of the tag, so it writes with one call.
+        await toldAll(here, there);
+        await warm(there, 'k');
+        proxy.freeze();
+        await expect(there.set('k', 'late', { tags: ['t'] })).rejects.toBeInstanceOf(CacheUnavailable);
+        await here[change]('t');
+        // It also deletes in the background what is there, and must not meet the late write.
+        if (change === 'clear') await until(async () => (await stored()) === '');
+        proxy.thaw();
+        await until(async () => (await stored()).includes('late'));
+        expect(await here.get('k')).toBeUndefined();
+      });
+    } finally {
+      people.destroy();
+    }
+  });
+
+  it.each([1_001, 4_000])('serves no old value after its event loop was blocked for %d ms', async (blockedMs) => {
+    const silenceMs = 1_000;
+    const engine = await nodeOf(redis.url, { silenceMs });
+    const space = engine.namespace<unknown>(name);
+    await space.set('k', 1);
+    await warm(space, 'k');
+    // Another process deletes the key, and this one can hear of nothing until it goes on.
+    const script = `
+      const redis = require('node:net').connect(${redis.port}, '127.0.0.1');
+      redis.write('DEL cache:e:{${name}:k}\\r\\n');
+      redis.on('data', (reply) => redis.end(() => process.stdout.write(reply)));`;
+    expect(String(execFileSync(process.execPath, ['-e', script]))).toBe(':1\r\n');
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, blockedMs);
+    expect(engine.isL1Used).toBe(false);
+    // After the longer one, its connections count as silent and are opened anew.
+    await until(async () => {
+      const value = await space.get('k').catch(() => 'unavailable');
+      expect(value).not.toBe(1);
+      return value === undefined;
+    });
+  });
+
   it('serves no old value as fresh after its connection was lost for a short time', async () => {
     await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
@@ -1113,6 +1159,25 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('counts a read as failed if it fails for one of the keys on a master', async () => {
+    const engine = await nodeOf(cluster.url);
+    const space = engine.namespace<unknown>(randomUUID());
+    const [first] = await keysOnEach(cluster, space.name);
+    let second = '';
+    for (let count = 0; second === ''; count += 1)
+      if (`other ${count}` !== first && (await cluster.isOn(0, `{${space.name}:other ${count}}`)))
+        second = `other ${count}`;
+    await space.set(first!, 1);
+    const people = await createClient({ url: cluster.servers[0]!.url }).connect();
+    await people.rPush(`cache:e:{${space.name}:${second}}`, 'no entry');
+    people.destroy();
+    const { unavailable: before } = engine.statistics;
+    // Asked in one turn, so the master is asked once.
+    const [one, other] = await Promise.allSettled([space.get(first!), space.get(second)]);
+    expect([one, other]).toMatchObject([{ value: 1 }, { reason: expect.any(CacheUnavailable) }]);
+    expect(engine.statistics.unavailable - before).toBe(1);
   });
 
   it('serves values from the process only as stale while any master is suspended, and recovers by itself', async () => {

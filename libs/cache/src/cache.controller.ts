@@ -2,7 +2,7 @@ import { Body, Controller, Delete, Get, Headers, HttpCode, Post, Put, Query, Res
 import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import { CacheEngine, anyVersion, type ExpectedVersion } from '#cache-engine';
+import { anyVersion, type ExpectedVersion } from '#cache-engine';
 import {
   cacheBatch,
   cacheBatchRequest,
@@ -36,10 +36,7 @@ const miss = new JsonText(JSON.stringify({ error: 'key not found' } satisfies z.
 @ApiTags('cache')
 @Controller('cache')
 export class CacheController {
-  constructor(
-    private readonly cache: Cache,
-    private readonly engine: CacheEngine,
-  ) {}
+  constructor(private readonly cache: Cache) {}
 
   @Get()
   @Endpoint({
@@ -100,7 +97,7 @@ export class CacheController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof cacheEntryWritten>> {
-    const entry = await this.cache.put(caller, body, expectedVersion(ifMatch, ifNoneMatch));
+    const entry = await this.cache.put(caller, { ...body, if_version: expectedVersion(ifMatch, ifNoneMatch) });
     reply.header('ETag', `"${entry.version}"`);
     return entry;
   }
@@ -131,9 +128,7 @@ export class CacheController {
     @Headers('if-none-match') ifNoneMatch: string | undefined,
     @CalledBy() caller: Caller,
   ): Promise<void> {
-    const expected = expectedVersion(ifMatch, ifNoneMatch);
-    if (expected === undefined) await this.cache.delete(caller, { keys: [key], namespace });
-    else await this.cache.deleteIf(caller, key, namespace, expected);
+    await this.cache.delete(caller, { keys: [key], namespace, if_version: expectedVersion(ifMatch, ifNoneMatch) });
   }
 
   @Post('batch')
@@ -222,29 +217,7 @@ export class CacheController {
     errors: [],
   })
   statistics(): z.output<typeof cacheStatistics> {
-    const it = this.engine.statistics;
-    return {
-      l1_hits: it.l1Hits,
-      l2_hits: it.l2Hits,
-      stale_hits: it.staleHits,
-      misses: it.misses,
-      loads: it.loads,
-      load_failures: it.loadFailures,
-      loads_spared: it.sharedLoads + it.awaitedLoads,
-      fills_refused: it.fillsRefused,
-      unavailable: it.unavailable,
-      is_l1_used: it.isL1Used,
-      l1: {
-        entries: it.l1.entries,
-        bytes: it.l1.bytes,
-        max_bytes: it.l1.maxBytes,
-        evictions: it.l1.evictions,
-        promotions_refused: it.l1.promotionsRefused,
-        leases_evicted: it.l1.leasesEvicted,
-      },
-      latency_ms: it.latency,
-      hot_keys: it.hotKeys,
-    };
+    return this.cache.statistics();
   }
 }
 

@@ -51,4 +51,9 @@ export class CacheMessages {
   increment(request: RequestOf<Operations['increment']>): Promise<ReplyOf<Operations['increment']>> {
     return this.cache.increment(owner, request);
   }
+
+  @Answers(cacheContract, 'statistics')
+  async statistics(): Promise<ReplyOf<Operations['statistics']>> {
+    return this.cache.statistics();
+  }
 }

@@ -1,13 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import {
-  CacheEngine,
-  CacheUnavailable,
-  textCodec,
-  type ExpectedVersion,
-  type Found,
-  type Namespace,
-  type Written,
-} from '#cache-engine';
+import { CacheEngine, CacheUnavailable, textCodec, type Found, type Namespace, type Written } from '#cache-engine';
 import {
   CleaveError,
   defaultTenant,
@@ -54,11 +46,7 @@ export class Cache {
   }
 
   /** @throws CleaveError `precondition-failed` with the current version */
-  put(
-    owner: Owner,
-    { namespace, if_version, ...put }: RequestOf<Operations['put']>,
-    expected: ExpectedVersion | undefined = if_version,
-  ): Promise<EntryWritten> {
+  put(owner: Owner, { namespace, if_version: expected, ...put }: RequestOf<Operations['put']>): Promise<EntryWritten> {
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       if (put.lease !== undefined) {
@@ -88,14 +76,12 @@ export class Cache {
     });
   }
 
-  delete(owner: Owner, { keys, namespace }: RequestOf<Operations['delete']>): Promise<void> {
-    return this.answered(() => this.space(owner, namespace).delete(...keys));
-  }
-
-  /** @throws CleaveError `precondition-failed` with the current version */
-  deleteIf(owner: Owner, key: string, namespace: string | undefined, expected: ExpectedVersion): Promise<void> {
+  /** @throws CleaveError `precondition-failed` with the current version, if one is expected */
+  delete(owner: Owner, { keys, namespace, if_version: expected }: RequestOf<Operations['delete']>): Promise<void> {
+    const space = this.space(owner, namespace);
     return this.answered(async () => {
-      const outcome = await this.space(owner, namespace).compareAndDelete(key, expected);
+      if (expected === undefined) return space.delete(...keys);
+      const outcome = await space.compareAndDelete(keys[0]!, expected);
       if (!outcome.isDeleted) throw anotherIsThere(outcome);
     });
   }
@@ -127,6 +113,32 @@ export class Cache {
   ): Promise<ReplyOf<Operations['increment']>> {
     const count = await this.answered(() => this.space(owner, namespace).increment(key, by, { ttl: ttl_ms }));
     return { key, count };
+  }
+
+  statistics(): ReplyOf<Operations['statistics']> {
+    const it = this.engine.statistics;
+    return {
+      l1_hits: it.l1Hits,
+      l2_hits: it.l2Hits,
+      stale_hits: it.staleHits,
+      misses: it.misses,
+      loads: it.loads,
+      load_failures: it.loadFailures,
+      loads_spared: it.sharedLoads + it.awaitedLoads,
+      fills_refused: it.fillsRefused,
+      unavailable: it.unavailable,
+      is_l1_used: it.isL1Used,
+      l1: {
+        entries: it.l1.entries,
+        bytes: it.l1.bytes,
+        max_bytes: it.l1.maxBytes,
+        evictions: it.l1.evictions,
+        promotions_refused: it.l1.promotionsRefused,
+        leases_evicted: it.l1.leasesEvicted,
+      },
+      latency_ms: it.latency,
+      hot_keys: it.hotKeys,
+    };
   }
 
   private space(owner: Owner, namespace = 'default'): Namespace<string> {

@@ -5,7 +5,7 @@ import { CacheModule } from '#cache';
 import { cacheContract } from '#contracts';
 import { Messenger, address, listenForMessages, type ContractClient } from '#messaging';
 import { createService } from '#service';
-import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis } from '#testing';
+import { eventually, freePort, natsOrSkip, redisOrSkip, startNats, startRedis } from '#testing';
 
 Logger.overrideLogger(false);
 
@@ -31,6 +31,18 @@ const values: ({} | null)[] = [
   '\u2028 "quoted" \\ \u0000 日本語',
   1e21,
 ];
+
+/** The operations of REST that do the same. */
+const inRest: Record<keyof (typeof cacheContract)['operations'], string> = {
+  get: 'getCacheEntry',
+  put: 'putCacheEntry',
+  lease: 'leaseCacheKey',
+  delete: 'deleteCacheEntry',
+  batch: 'cacheBatch',
+  invalidate: 'invalidateCache',
+  increment: 'incrementCounter',
+  statistics: 'getCacheStatistics',
+};
 
 /** @param suite `describe`, or its `skip` if there is no broker */
 const asked = (how: string, way: Way, suite: (name: string, tests: () => void) => void = describe): void => {
@@ -67,6 +79,15 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
         (error: { code?: unknown }) => error.code,
       );
 
+    it('has the operations of REST', async () => {
+      const document = (await (await fetch(`${await app.getUrl()}/openapi.json`)).json()) as {
+        paths: Record<string, Record<string, { operationId: string; tags: string[] }>>;
+      };
+      const offered = Object.values(document.paths).flatMap((it) => Object.values(it));
+      const ofCache = offered.filter(({ tags }) => tags.includes('cache')).map((it) => it.operationId);
+      expect(ofCache.toSorted()).toEqual(Object.values(inRest).toSorted());
+    });
+
     it.each(values)('returns the value %j unchanged', async (value) => {
       const key = `value ${JSON.stringify(value)}`;
       expect(await cache.call('get', { key })).toEqual({ found: false });
@@ -82,7 +103,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
     });
 
     it('overwrites only the expected version', async () => {
-      const put = (value: number, if_version: string | null) =>
+      const put = (value: number, if_version: string | string[] | null) =>
         cache.call('put', { key: 'versions', value, if_version });
       const { version } = await put(1, null);
       expect(await codeOf(put(2, null))).toBe('precondition-failed');
@@ -91,6 +112,40 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       expect(await codeOf(put(3, version))).toBe('precondition-failed');
       expect(await cache.call('get', { key: 'versions' })).toMatchObject({ value: 2, version: next.version });
       expect((await put(4, '*')).version).not.toBe(next.version);
+      expect(await codeOf(put(5, [version, next.version]))).toBe('precondition-failed');
+      const { version: last } = (await cache.call('get', { key: 'versions' })) as { version: string };
+      await put(5, [version, last]);
+      expect(await cache.call('get', { key: 'versions' })).toMatchObject({ value: 5 });
+    });
+
+    it('deletes only the expected version', async () => {
+      const key = 'deleted';
+      const remove = (if_version: string | string[] | null, ...others: string[]) =>
+        cache.call('delete', { keys: [key, ...others], if_version });
+      for (const version of ['*', 'another']) expect(await codeOf(remove(version))).toBe('precondition-failed');
+      await remove(null);
+      const { version: first } = await cache.call('put', { key, value: 1 });
+      const { version } = await cache.call('put', { key, value: 2 });
+      for (const other of [first, [first], null]) expect(await codeOf(remove(other))).toBe('precondition-failed');
+      expect(await codeOf(remove(version, 'another'))).toBe('invalid-request');
+      expect(await cache.call('get', { key })).toMatchObject({ value: 2 });
+      await remove([first, version]);
+      expect(await cache.call('get', { key })).toEqual({ found: false });
+      await cache.call('put', { key, value: 3 });
+      await remove('*');
+      expect(await cache.call('get', { key })).toEqual({ found: false });
+    });
+
+    it('reads the largest value that it accepts', async () => {
+      const key = 'k';
+      const room = patient.operations.put.maxBytes - JSON.stringify({ key, value: '' }).length;
+      const value = 'x'.repeat(room);
+      expect(await codeOf(cache.call('put', { key, value: `${value}x` }))).toBe('payload-too-large');
+      const { version } = await cache.call('put', { key, value });
+      expect(await cache.call('get', { key })).toEqual({ found: true, value, version, is_stale: false });
+      expect(await cache.call('lease', { key, lease_ms: 1 })).toEqual({ found: true, value, version });
+      const { found } = await cache.call('batch', { get: [key] });
+      expect(found).toEqual([{ key, value, version, is_stale: false }]);
     });
 
     it('grants one lease at a time for a missing value, and refuses a fill after a delete', async () => {
@@ -133,6 +188,40 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
       ]);
       expect(await cache.call('increment', { key: 'n', by: -4 })).toEqual({ key: 'n', count: 6 });
+    });
+
+    /** @throws if the statistics do not agree with the traffic */
+    const expectCounted = async (namespace: string): Promise<void> => {
+      const statistics = () => cache.call('statistics', {});
+      const before = await statistics();
+      const put = ['a', 'b', 'c'].map((key) => ({ key, value: 1 }));
+      await cache.call('batch', { namespace, put });
+      for (let reads = 0; reads < 7; reads += 1) await cache.call('get', { namespace, key: 'a' });
+      for (let reads = 0; reads < 2; reads += 1) await cache.call('get', { namespace, key: 'none' });
+      await cache.call('batch', { namespace, get: ['a', 'b', 'none'] });
+      await cache.call('lease', { namespace, key: 'c', lease_ms: 30_000 });
+      const { lease } = (await cache.call('lease', { namespace, key: 'none', lease_ms: 30_000 })) as { lease: string };
+      await cache.call('delete', { namespace, keys: ['none', 'b'] });
+      expect(await codeOf(cache.call('put', { namespace, key: 'none', value: 1, lease }))).toBe('precondition-failed');
+      const after = await statistics();
+      // Without Redis, this process keeps all values, and only this test uses it.
+      const counted = {
+        l1_hits: before.l1_hits + 7 + 2 + 1,
+        misses: before.misses + 2 + 1 + 1,
+        fills_refused: before.fills_refused + 1,
+        ...{ l2_hits: 0, stale_hits: 0, loads: 0, unavailable: 0, is_l1_used: true },
+      };
+      expect(after).toMatchObject(counted);
+      expect(after.l1.entries).toBe(before.l1.entries + 2);
+      expect(after.l1.bytes).toBeGreaterThan(before.l1.bytes);
+      expect(after.l1.max_bytes).toBe(67_108_864);
+      expect(await (await fetch(`${await app.getUrl()}/cache/stats`)).json()).toEqual(after);
+    };
+
+    it('reports the statistics of its traffic, the same as GET /cache/stats', async () => {
+      let tries = 0;
+      // If a call takes seconds on a busy machine, NATS may deliver it twice.
+      await eventually(() => expectCounted(`counted ${(tries += 1)}`));
     });
 
     it('separates the values of modules from those of callers', async () => {

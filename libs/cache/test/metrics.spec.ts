@@ -6,7 +6,15 @@ import { CacheModule } from '#cache';
 import { CacheEngine, textCodec } from '#cache-engine';
 import type { cacheStatistics } from '#contracts';
 import { createService } from '#service';
-import { redisOrSkip, samplesIn, startRedis, type RedisServer, type Samples } from '#testing';
+import {
+  redisOrSkip,
+  samplesIn,
+  startRedis,
+  startRedisCluster,
+  type RedisCluster,
+  type RedisServer,
+  type Samples,
+} from '#testing';
 
 type Statistics = z.input<typeof cacheStatistics>;
 
@@ -36,62 +44,61 @@ const countedAs: Record<string, (it: Statistics) => number> = {
   cache_l1_is_used: (it) => Number(it.is_l1_used),
 };
 
+let app: NestFastifyApplication;
+let engine: CacheEngine;
+
+const start = async (redis: { CACHE_REDIS_URL: string; CACHE_REDIS_DEADLINE_MS: number }): Promise<void> => {
+  app = await createService({
+    ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
+    document: { title: 'Cache', description: '', version: '1' },
+    modules: [CacheModule.register({ ...redis, CACHE_MAX_BYTES: 8_388_608 })],
+  });
+  await app.listen(0, '127.0.0.1');
+  engine = app.get(CacheEngine);
+  const isReached = () =>
+    engine.ping().then(
+      () => true,
+      () => false,
+    );
+  while (!engine.isL1Used || !(await isReached())) await new Promise(setImmediate);
+};
+
+const fetched = async (path: string, init?: RequestInit): Promise<Response> => {
+  const answer = await fetch(`${await app.getUrl()}${path}`, init);
+  expect(answer.ok || answer.status === 404).toBe(true);
+  return answer;
+};
+const statistics = async (): Promise<Statistics> => (await fetched('/cache/stats')).json() as Promise<Statistics>;
+const metrics = async (): Promise<Samples> => samplesIn(await (await fetched('/metrics')).text());
+/** Both at the same moment: nothing was counted in between. */
+const both = async (): Promise<[told: Statistics, samples: Samples]> => {
+  for (;;) {
+    const told = await statistics();
+    const samples = await metrics();
+    if (JSON.stringify(await statistics()) === JSON.stringify(told)) return [told, samples];
+  }
+};
+const sumOf = (samples: Samples, name: string, among = ''): number =>
+  [...samples].reduce((sum, [it, value]) => (it.startsWith(`${name}{`) && it.includes(among) ? sum + value : sum), 0);
+
+const expectTheSame = (told: Statistics, samples: Samples): void => {
+  const expected = Object.entries(countedAs).map(([name, count]) => [name, count(told)]);
+  expect(Object.keys(countedAs).map((name) => [name, samples.get(name)])).toEqual(expected);
+  expect(sumOf(samples, 'cache_loads_spared_total')).toBe(told.loads_spared);
+  expect(sumOf(samples, 'db_client_operation_duration_seconds_count')).toBe(told.latency_ms.redis.count);
+  expect(sumOf(samples, 'cache_hot_key_reads')).toBe(told.hot_keys.reduce((sum, { reads }) => sum + reads, 0));
+};
+
 describeWithRedis('GET /metrics of a cache over Redis', () => {
   let redis: RedisServer;
-  let app: NestFastifyApplication;
-  let engine: CacheEngine;
-
   beforeAll(async () => {
     redis = await startRedis();
-    app = await createService({
-      ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
-      document: { title: 'Cache', description: '', version: '1' },
-      modules: [
-        CacheModule.register({
-          ...{ CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: 5_000 },
-          CACHE_MAX_BYTES: 8_388_608,
-        }),
-      ],
-    });
-    await app.listen(0, '127.0.0.1');
-    engine = app.get(CacheEngine);
-    const isReached = () =>
-      engine.ping().then(
-        () => true,
-        () => false,
-      );
-    while (!engine.isL1Used || !(await isReached())) await new Promise(setImmediate);
+    await start({ CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: 5_000 });
   });
   afterAll(async () => {
     await app?.close();
     await redis?.stop();
   });
-
-  const fetched = async (path: string, init?: RequestInit): Promise<Response> => {
-    const answer = await fetch(`${await app.getUrl()}${path}`, init);
-    expect(answer.ok || answer.status === 404).toBe(true);
-    return answer;
-  };
-  const statistics = async (): Promise<Statistics> => (await fetched('/cache/stats')).json() as Promise<Statistics>;
-  const metrics = async (): Promise<Samples> => samplesIn(await (await fetched('/metrics')).text());
-  /** Both at the same moment: nothing was counted in between. */
-  const both = async (): Promise<[told: Statistics, samples: Samples]> => {
-    for (;;) {
-      const told = await statistics();
-      const samples = await metrics();
-      if (JSON.stringify(await statistics()) === JSON.stringify(told)) return [told, samples];
-    }
-  };
-  const sumOf = (samples: Samples, name: string, among = ''): number =>
-    [...samples].reduce((sum, [it, value]) => (it.startsWith(`${name}{`) && it.includes(among) ? sum + value : sum), 0);
-
-  const expectTheSame = (told: Statistics, samples: Samples): void => {
-    const expected = Object.entries(countedAs).map(([name, count]) => [name, count(told)]);
-    expect(Object.keys(countedAs).map((name) => [name, samples.get(name)])).toEqual(expected);
-    expect(sumOf(samples, 'cache_loads_spared_total')).toBe(told.loads_spared);
-    expect(sumOf(samples, 'db_client_operation_duration_seconds_count')).toBe(told.latency_ms.redis.count);
-    expect(sumOf(samples, 'cache_hot_key_reads')).toBe(told.hot_keys.reduce((sum, { reads }) => sum + reads, 0));
-  };
 
   it('shows the same figures as /cache/stats', async () => {
     const body = JSON.stringify({ key: person, value: 1, namespace: 'people' });
@@ -114,9 +121,11 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
 
     const [told, samples] = await both();
     expect(told).toMatchObject({ loads: 2, load_failures: 1, loads_spared: 1, fills_refused: 1 });
-    expect(told.l1_hits).toBeGreaterThan(30);
+    // The reads of the person; the first of them came from Redis.
+    expect(told.l1_hits + told.l2_hits).toBe(40);
     expect(told.l2_hits).toBeGreaterThan(0);
-    expect(told.misses).toBeGreaterThan(0);
+    // `none`, `fails` and `late`.
+    expect(told.misses).toBe(3);
     expectTheSame(told, samples);
     for (const operation of ['read', 'put', 'lease', 'fill', 'remove'])
       expect(
@@ -150,5 +159,87 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
     expectTheSame(told, samples);
     expect(samples.get('cache_l1_is_used')).toBe(0);
     expect(sumOf(samples, 'db_client_operation_duration_seconds_count', 'error_type')).toBe(told.unavailable);
+  });
+});
+
+describeWithRedis('the statistics of a cache over a cluster of three masters', () => {
+  const suspended = 2;
+  let cluster: RedisCluster;
+  let namespace: string;
+  /** Eight keys on each master. */
+  const keys: string[][] = [[], [], []];
+
+  beforeAll(async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    await start({ CACHE_REDIS_URL: cluster.url, CACHE_REDIS_DEADLINE_MS: 5_000 });
+    // The histogram of loads has no series before its first value.
+    await engine.namespace<number>('numbers').getOrSet('k', () => 1);
+    const hashTagOf = (key: string): string => `{callers%3A${namespace}:${key}}`;
+    // Every read needs the version of the namespace, so that must not be on the master that is suspended.
+    for (let count = 0; count === 0 || !(await cluster.isOn(0, hashTagOf(''))); count += 1) namespace = `n${count}`;
+    for (let count = 0; keys.some((it) => it.length < 8); count += 1)
+      for (const [at, own] of keys.entries())
+        if (own.length < 8 && (await cluster.isOn(at, hashTagOf(`k${count}`)))) own.push(`k${count}`);
+  });
+  afterAll(async () => {
+    await app?.close();
+    await cluster?.stop();
+  });
+
+  const get = async (key: string): Promise<number> =>
+    (await fetch(`${await app.getUrl()}/cache?key=${key}&namespace=${namespace}`)).status;
+  const put = async (key: string): Promise<number> => {
+    const body = JSON.stringify({ key, value: 1, namespace });
+    const headers = { 'content-type': 'application/json' };
+    return (await fetch(`${await app.getUrl()}/cache`, { method: 'PUT', body, headers })).status;
+  };
+  const calls = (samples: Samples, operation: string): number =>
+    sumOf(samples, 'db_client_operation_duration_seconds_count', `db_operation_name="${operation}"`);
+
+  it('count what is asked of every master', async () => {
+    const [before, samplesBefore] = await both();
+    for (const key of keys.flatMap((it) => it.slice(0, 5))) {
+      expect(await get(key)).toBe(404);
+      expect(await put(key)).toBe(200);
+      for (let reads = 0; reads < 3; reads += 1) expect(await get(key)).toBe(200);
+    }
+    const [after, samples] = await both();
+    expect(after.misses - before.misses).toBe(15);
+    expect(after.l1_hits + after.l2_hits - before.l1_hits - before.l2_hits).toBe(45);
+    // What is written is read from its master once before this process keeps it.
+    expect(after.l2_hits - before.l2_hits).toBeGreaterThanOrEqual(15);
+    expect(calls(samples, 'put') - calls(samplesBefore, 'put')).toBe(15);
+    const fromRedis = after.l2_hits + after.misses - before.l2_hits - before.misses;
+    expect(calls(samples, 'read') - calls(samplesBefore, 'read')).toBe(fromRedis);
+    expect(after.unavailable).toBe(before.unavailable);
+    expect(after.is_l1_used).toBe(true);
+    expectTheSame(after, samples);
+  });
+
+  it('count the calls that a suspended master does not answer, and go on counting those to the others', async () => {
+    const { pid } = cluster.servers[suspended]!;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      while (engine.isL1Used) await new Promise(setImmediate);
+      const [before] = await both();
+      const statuses: number[] = [];
+      // This process has no value of the suspended master's keys that could stand in.
+      for (const it of [keys[0]!.slice(0, 5), keys[1]!.slice(0, 5), keys[suspended]!.slice(5)])
+        for (const key of it) statuses.push(await get(key));
+      const [after, samples] = await both();
+      const [hits, failures] = [200, 503].map((status) => statuses.filter((it) => it === status).length);
+      expect(hits! + failures!).toBe(13);
+      expect(hits).toBeGreaterThan(0);
+      expect(failures).toBeGreaterThanOrEqual(3);
+      // A call to the others may be late on a busy machine, and then a stale value stands in.
+      const stale = after.stale_hits - before.stale_hits;
+      expect(after.l2_hits - before.l2_hits).toBe(hits! - stale);
+      expect(after.unavailable - before.unavailable).toBe(failures! + stale);
+      expect([after.l1_hits, after.misses]).toEqual([before.l1_hits, before.misses]);
+      expect(after.is_l1_used).toBe(false);
+      expectTheSame(after, samples);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
   });
 });

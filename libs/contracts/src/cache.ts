@@ -42,6 +42,12 @@ const jsonValue = z
 
 const version = z.string().meta({ description: 'Changes with every write to the key.' });
 
+/** The version that the key must have, or several; `*` for any, `null` for none. */
+const expectedVersion = z
+  .union([z.string(), z.array(z.string()).max(limits.batch).readonly()])
+  .nullable()
+  .optional();
+
 const cachePut = z.strictObject({
   key: cacheKey,
   value: jsonValue,
@@ -184,7 +190,13 @@ const common = {
   maxBytes: 1_048_576,
 } as const;
 
-/** The operations that the cache offers to other modules. A value is any JSON; a miss is `found: false`. */
+/** A reply has more around a value than the request that wrote it, so that the largest value can also be read. */
+const withValue = { ...common, maxBytes: common.maxBytes + 1_024 };
+
+/**
+ * The operations that the cache offers to other modules: those of its REST API. A value is any JSON; a miss is
+ * `found: false`.
+ */
 export const cacheContract = contract('cache', {
   get: {
     summary: 'Reads the value under a key.',
@@ -194,14 +206,12 @@ export const cacheContract = contract('cache', {
       z.object({ found: z.literal(false) }),
     ]),
     idempotent: true,
-    ...common,
+    ...withValue,
   },
   put: {
     summary:
-      'Writes a value under a key; with a version only over that version, with * over any, with null only if there is none.',
-    request: leasedPut
-      .extend({ if_version: z.string().nullable().optional() })
-      .refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),
+      'Writes a value under a key; with if_version only over one of these versions, with * over any, with null only if there is none.',
+    request: leasedPut.extend({ if_version: expectedVersion }).refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),
     reply: cacheEntryWritten,
     idempotent: true,
     ...common,
@@ -212,21 +222,32 @@ export const cacheContract = contract('cache', {
     request: leaseCacheKeyRequest,
     reply: cacheKeyLeased,
     idempotent: true,
-    ...common,
+    ...withValue,
   },
   delete: {
-    summary: 'Deletes keys; a key that does not exist counts as deleted.',
-    request: z.object({ keys: z.array(cacheKey).min(1).max(limits.batch), namespace: cacheNamespace }),
+    summary:
+      'Deletes keys; a key that does not exist counts as deleted. With if_version, as in put, deletes a single key.',
+    request: z
+      .object({
+        keys: z.array(cacheKey).min(1).max(limits.batch),
+        namespace: cacheNamespace,
+        if_version: expectedVersion,
+      })
+      .refine(({ keys, if_version }) => if_version === undefined || keys.length === 1, {
+        path: ['if_version'],
+        error: 'applies to a single key',
+      }),
     reply: z.object({}),
     idempotent: true,
     ...common,
+    errors: [...common.errors, 'precondition-failed'],
   },
   batch: {
     summary: 'Deletes, writes and reads many keys, in this order.',
     request: cacheBatchRequest,
     reply: cacheBatch,
     idempotent: true,
-    ...common,
+    ...withValue,
   },
   invalidate: {
     summary: 'Removes the entries that have a tag, or a whole namespace.',
@@ -240,6 +261,13 @@ export const cacheContract = contract('cache', {
     request: incrementCounterRequest,
     reply: counter,
     idempotent: false,
+    ...common,
+  },
+  statistics: {
+    summary: 'Reads the statistics of the instance that answers.',
+    request: z.object({}),
+    reply: cacheStatistics,
+    idempotent: true,
     ...common,
   },
 });

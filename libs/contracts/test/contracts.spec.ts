@@ -214,13 +214,14 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     requests: [
       { key: 'k', value: null },
       { key: 'k', value: { a: [1] }, ttl_ms: 1, tags: ['t'], namespace: 'n', if_version: null },
+      { key: 'k', value: 1, if_version: ['v', 'w'] },
     ],
     replies: [
       { key: 'k', version: 'v', expires_at: null },
       { key: 'k', version: 'v', expires_at: at },
     ],
   },
-  'cache.delete': { requests: [{ keys: ['a', 'b'] }], replies: [{}] },
+  'cache.delete': { requests: [{ keys: ['a', 'b'] }, { keys: ['a'], if_version: 'v' }], replies: [{}] },
   'cache.batch': {
     requests: [{}, { delete: ['a'], put: [{ key: 'k', value: 1 }], get: ['k', 'l'], namespace: 'n' }],
     replies: [
@@ -233,6 +234,21 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   },
   'cache.invalidate': { requests: [{}, { tags: ['t'], namespace: 'n' }], replies: [{}] },
   'cache.increment': { requests: [{ key: 'k', by: -1, ttl_ms: 5 }], replies: [{ key: 'k', count: -1 }] },
+  'cache.statistics': {
+    requests: [{}],
+    replies: [
+      {
+        ...{ l1_hits: 1, l2_hits: 2, stale_hits: 3, misses: 4, loads: 5, load_failures: 6, loads_spared: 7 },
+        ...{ fills_refused: 8, unavailable: 9, is_l1_used: true },
+        l1: { entries: 1, bytes: 2, max_bytes: 3, evictions: 4, promotions_refused: 5, leases_evicted: 6 },
+        latency_ms: {
+          redis: { count: 1, p50: 0.1, p99: 0.2, max: 0.3 },
+          load: { count: 0, p50: 0, p99: 0, max: 0 },
+        },
+        hot_keys: [{ namespace: 'n', key: 'k', reads: 64 }],
+      },
+    ],
+  },
 };
 
 const operations = ([inventoryContract, orderContract, paymentContract, cacheContract] as Contract[]).flatMap((it) =>
