@@ -8,12 +8,12 @@ import { InFlight } from './in-flight.js';
 import {
   aliveMs,
   askPatiently,
-  lengthOf,
   framesChannel,
   group,
   largestAtOnce,
   largestPublished,
   leaveReplica,
+  lengthOf,
   openPatiently,
   queueKeys,
   redisConnection,

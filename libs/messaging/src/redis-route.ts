@@ -5,10 +5,10 @@ import { PendingRequests } from './pending-requests.js';
 import type { Ended, Question, Route } from './client.js';
 import { packetsIn } from './frames.js';
 import {
-  lengthOf,
   framesChannel,
   largestAtOnce,
   leaveReplica,
+  lengthOf,
   open,
   queueKeys,
   redisConnection,
