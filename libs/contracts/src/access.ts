@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { defaultTenant, defaultAccount, limits, moment, pageOf, text, wholeNumber } from './values.js';
+import { uuid } from './uuid.js';
 
 /** What a key or a token can be allowed to do. */
 export const scopes = [
@@ -63,7 +64,7 @@ export const createKeyRequest = z
 export type CreateKeyRequest = z.output<typeof createKeyRequest>;
 
 const key = z.object({
-  key_id: z.uuid(),
+  key_id: uuid,
   tenant: tenantId,
   account: accountId,
   name: z.string(),
@@ -71,7 +72,7 @@ const key = z.object({
   created_at: moment,
   expires_at: expiresAt,
   revoked_at: moment.nullable(),
-  rotated_to: z.uuid().nullable().meta({ description: 'The key that replaces it.' }),
+  rotated_to: uuid.nullable().meta({ description: 'The key that replaces it.' }),
 });
 export const apiKey = key.meta({ id: 'ApiKey' });
 export type ApiKey = z.output<typeof apiKey>;

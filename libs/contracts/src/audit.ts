@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { accountId, tenantId, type Scope } from './access.js';
 import { moment } from './values.js';
+import { uuid } from './uuid.js';
 
 /**
  * The operations that are written to the audit log, by their `operationId` in the OpenAPI document: method, path and
@@ -32,8 +33,7 @@ export const auditEntry = z
     at: moment,
     tenant: tenantId.meta({ description: 'The tenant of the caller.' }),
     account: accountId,
-    key_id: z
-      .uuid()
+    key_id: uuid
       .nullable()
       .meta({ description: 'The key of the caller; null if the caller used another credential, or none.' }),
     is_operator: z.boolean().meta({ description: 'Whether the caller was an operator, who may act for all tenants.' }),

@@ -11,5 +11,6 @@ export * from './payment.js';
 export * from './personal-data.js';
 export * from './problem.js';
 export * from './sales.js';
+export * from './uuid.js';
 export * from './values.js';
 export * from './webhooks.js';

@@ -14,6 +14,7 @@ import {
   callerId,
   wholeNumber,
 } from './values.js';
+import { uuid } from './uuid.js';
 
 export const putProductRequest = z
   .strictObject({ name: text(limits.textLength, 1), unit_price_minor: unitPriceMinor, currency: givenCurrency })
@@ -117,12 +118,12 @@ const heldLine = z.object({
 });
 
 /** Always lower case: Postgres takes a UUID in capitals for the same id, but a string comparison does not. */
-const reservationId = z.uuid().toLowerCase();
+const reservationId = uuid.toLowerCase();
 
 const reservationRequest = z.object({
   reservation_id: reservationId,
   /** The order that the stock is for. The first attempt sets it; later attempts get the same one back. */
-  order_id: z.uuid(),
+  order_id: uuid,
   lines: z.array(heldLine).min(1).max(limits.lines),
   /** The range the sum of the lines must fall into, in minor units; unbounded when left out. */
   items_total: z.object({ at_least: amountMinor, at_most: amountMinor }).optional(),
@@ -130,7 +131,7 @@ const reservationRequest = z.object({
 export type ReservationRequest = z.output<typeof reservationRequest>;
 
 const decision = z.discriminatedUnion('outcome', [
-  z.object({ outcome: z.literal('held'), order_id: z.uuid() }),
+  z.object({ outcome: z.literal('held'), order_id: uuid }),
   z.object({
     outcome: z.literal('out-of-stock'),
     shortages: z.array(z.object({ product_id: idText, requested: z.int(), available: z.int() })),
@@ -142,7 +143,7 @@ const decision = z.discriminatedUnion('outcome', [
    * The reservation no longer holds stock, because the order was cancelled or the hold was released before there was an
    * order. Without an order, the caller tries again under another reservation id.
    */
-  z.object({ outcome: z.literal('released'), order_id: z.uuid().nullable() }),
+  z.object({ outcome: z.literal('released'), order_id: uuid.nullable() }),
 ]);
 export type Decision = z.output<typeof decision>;
 
@@ -157,7 +158,7 @@ const effect = z.object({
 });
 export type StockEffect = z.output<typeof effect>;
 
-const overdueHold = z.object({ tenant_id: idText, reservation_id: reservationId, order_id: z.uuid() });
+const overdueHold = z.object({ tenant_id: idText, reservation_id: reservationId, order_id: uuid });
 export type OverdueHold = z.output<typeof overdueHold>;
 
 const reserveRequest = z.object({
@@ -173,7 +174,7 @@ const reserveReply = z.object({
 });
 
 /** Identifies a batch that is prepared in inventory and whose outcome order decides (two-phase commit). */
-const branchId = z.uuid().toLowerCase();
+const branchId = uuid.toLowerCase();
 
 /** The operations that inventory offers to other modules. */
 export const inventoryContract = contract('inventory', {
@@ -181,7 +182,7 @@ export const inventoryContract = contract('inventory', {
     summary:
       'Names the database of the orders for which stock is held. Inventory serves only one, permanently: that database ' +
       'decides the outcome of overdue holds and of batches in doubt. Called before anything else.',
-    request: z.object({ orders_id: z.uuid() }),
+    request: z.object({ orders_id: uuid }),
     reply: z.object({}),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,

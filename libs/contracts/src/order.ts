@@ -16,6 +16,7 @@ import {
   unitPriceMinor,
   wholeNumber,
 } from './values.js';
+import { uuid } from './uuid.js';
 import { movedAmountMinor, payment, paymentMethod } from './payment.js';
 import { contact, personalMembers, shippingAddress } from './personal-data.js';
 
@@ -149,7 +150,7 @@ export const adjustment = z
 
 export const order = z
   .object({
-    order_id: z.uuid(),
+    order_id: uuid,
     status: z.enum(orderStatuses),
     customer_id: idText,
     reference: z.string().nullable(),
@@ -289,7 +290,7 @@ export const orderEvent = z
       .meta({ description: 'The permanent id of the event: the order and its version after the event.' }),
     cursor: z.string().meta({ description: 'Pass it as `after` to continue behind this event.' }),
     type: z.enum(historyEntryTypes.map((it) => `order.${it}` as const)),
-    order_id: z.uuid(),
+    order_id: uuid,
     version: z.int(),
     status: z.enum(orderStatuses),
     data: particulars,
@@ -407,8 +408,8 @@ export const captureRequest = z
 
 export const moneyMove = z
   .object({
-    move_id: z.uuid(),
-    order_id: z.uuid(),
+    move_id: uuid,
+    order_id: uuid,
     kind: z.enum(['capture', 'refund']),
     amount_minor: nonNegativeAmountMinor
       .nullable()
@@ -422,8 +423,8 @@ export type MoneyMove = z.output<typeof moneyMove>;
 
 export const deadLetter = z
   .object({
-    saga_id: z.uuid(),
-    order_id: z.uuid(),
+    saga_id: uuid,
+    order_id: uuid,
     saga: z.string().meta({ description: 'The process that did not finish, such as `purchase`.' }),
     step: z.string().meta({ description: 'The step where it stopped.' }),
     attempts: z.int(),

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { contract } from './operation.js';
 import { amountMinor, currency, limits, moment, nonNegativeAmountMinor, wholeNumber } from './values.js';
+import { uuid } from './uuid.js';
 
 /**
  * The payment methods, and when the money of a confirmed order is captured: at once, or on request, when someone reports
@@ -22,7 +23,7 @@ export const paymentOperationKinds = ['authorise', 'capture', 'refund', 'void'] 
 
 const paymentOperation = z
   .object({
-    operation_id: z.uuid(),
+    operation_id: uuid,
     kind: z.enum(paymentOperationKinds),
     amount_minor: nonNegativeAmountMinor,
     state: z.enum(['open', 'succeeded', 'refused']).meta({
@@ -44,7 +45,7 @@ export type CustomerAction = z.output<typeof customerAction>;
 
 export const payment = z
   .object({
-    order_id: z.uuid(),
+    order_id: uuid,
     method: paymentMethod,
     currency,
     amount_minor: nonNegativeAmountMinor.meta({ description: 'The total of the order.' }),
@@ -87,8 +88,8 @@ export const payment = z
   });
 export type PaymentDocument = z.output<typeof payment>;
 
-const operationId = z.uuid().toLowerCase();
-const asked = { operation_id: operationId, order_id: z.uuid() };
+const operationId = uuid.toLowerCase();
+const asked = { operation_id: operationId, order_id: uuid };
 
 /** An operation on a payment. Its id identifies it for ever: repeated under the same id, it is not carried out again. */
 const paymentRequest = z.discriminatedUnion('kind', [
@@ -137,7 +138,7 @@ export const paymentContract = contract('payment', {
   },
   read: {
     summary: 'Returns the payment of an order; null if there is none.',
-    request: z.object({ order_id: z.uuid() }),
+    request: z.object({ order_id: uuid }),
     reply: z.object({ payment: payment.nullable() }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { historyEntryTypes } from './order.js';
 import { limits, moment, pageOf, text } from './values.js';
+import { uuid } from './uuid.js';
 
 /** The event types that an endpoint can subscribe to. */
 export const webhookEventTypes = historyEntryTypes.map((it) => `order.${it}` as const);
@@ -57,7 +58,7 @@ export type ChangeWebhookEndpointRequest = z.output<typeof changeWebhookEndpoint
 
 export const webhookEndpoint = z
   .object({
-    endpoint_id: z.uuid(),
+    endpoint_id: uuid,
     url: z.string(),
     types: z.array(z.string()).nullable().meta({ description: 'The types of the events that are sent; null for all.' }),
     description: z.string().nullable(),
@@ -96,8 +97,8 @@ export const webhookDeliveryStatuses = ['pending', 'delivered', 'failed'] as con
 export type WebhookDeliveryStatus = (typeof webhookDeliveryStatuses)[number];
 
 const delivery = {
-  delivery_id: z.uuid(),
-  endpoint_id: z.uuid(),
+  delivery_id: uuid,
+  endpoint_id: uuid,
   message_id: z.string().meta({ description: 'The header `webhook-id`, which is the same for every attempt.' }),
   type: z.string(),
   status: z.enum(webhookDeliveryStatuses).meta({

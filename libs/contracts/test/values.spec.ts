@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
+import { z } from 'zod';
 import { testSeed } from '#testing';
 import {
   CleaveError,
@@ -16,6 +17,7 @@ import {
   placeOrderRequest,
   returnOrderRequest,
   text,
+  uuid,
 } from '../src/index.js';
 
 const accepts = (schema: { safeParse(value: unknown): { success: boolean } }, value: unknown): boolean =>
@@ -160,4 +162,51 @@ it('every error code has a title and a status from 400, which its error gets', (
     expect(status).toBeGreaterThanOrEqual(400);
   }
   for (const other of ['toString', '__proto__', '', undefined, 404]) expect(isErrorCode(other)).toBe(false);
+});
+
+describe('a UUID', () => {
+  const usual = '0190f4c8-1a2b-7abc-8def-0123456789ab';
+  const faultsOf = (schema: z.ZodType, value: unknown) =>
+    schema.safeParse(value).error?.issues.map(({ code, path, message }) => ({ code, path, message }));
+
+  it.each([
+    ['parsed', (schema: z.ZodType) => schema],
+    ['compiled', (schema: z.ZodType) => z.compile(schema)],
+  ])('is accepted or refused as by zod when %s, with the same fault', (_, prepared) => {
+    const [ours, theirs] = [prepared(uuid), prepared(z.uuid())];
+    const same = (value: unknown): void =>
+      expect([value, faultsOf(ours, value)]).toEqual([value, faultsOf(theirs, value)]);
+    const character = fc.constantFrom(...'0189afgABFG-–°０ \n\0', '\u0130', '\uff41', '');
+    // Each position with each of these characters, and several at once.
+    const changes = fc.array(fc.tuple(fc.nat({ max: 36 }), character), { minLength: 1, maxLength: 3 });
+    fc.assert(
+      fc.property(fc.oneof(fc.uuid(), fc.constant(usual)), changes, fc.boolean(), (text, changed, isUpper) => {
+        same(isUpper ? text.toUpperCase() : text);
+        const characters = [...text, ''];
+        for (const [at, other] of changed) characters[at] = other;
+        same(characters.join(''));
+      }),
+      { seed: testSeed(), numRuns: 2_000 },
+    );
+    for (const digit of '0f') for (const all of [digit, digit.toUpperCase()]) same(usual.replaceAll(/[0-9a-f]/g, all));
+    for (const [at, before] of [...usual].entries())
+      for (const other of '09afAFgG-\ud800\u0130')
+        same(`${usual.slice(0, at)}${other}${usual.slice(at + before.length)}`);
+    for (const other of [
+      '',
+      ` ${usual}`,
+      `${usual}\n`,
+      `{${usual}}`,
+      usual.replaceAll('-', ''),
+      1,
+      null,
+      undefined,
+      [usual],
+    ])
+      same(other);
+  });
+
+  it('has the JSON Schema of any UUID', () => {
+    expect(z.toJSONSchema(uuid)).toMatchObject({ type: 'string', format: 'uuid' });
+  });
 });

@@ -64,12 +64,12 @@ export interface PublishedReply {
  */
 export const largestPublished = 262_144;
 
-/** Limit of bytes in one command, unless a single request or reply is larger: Redis does nothing else while it reads one. */
+/** Limit of characters in one command, unless a single request or reply is longer: Redis does nothing else while it reads one. */
 export const largestAtOnce = 65_536;
 
-/** Size of the strings in a command, each with its length prefix. */
-export const bytesOf = (...parts: readonly string[]): number =>
-  parts.reduce((bytes, part) => bytes + Buffer.byteLength(part) + 16, 0);
+/** Length of the strings in a command, each with its length prefix. Counting their bytes would mean to read all of them. */
+export const lengthOf = (...parts: readonly string[]): number =>
+  parts.reduce((length, part) => length + part.length + 16, 0);
 
 const now = `local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -90,6 +90,33 @@ return math.max(added, 0)`,
       parser.pushKeys([requests, accepting]);
       parser.push(String(longestQueue), channel);
       for (const { pattern, meta, body, id } of asked) parser.push(pattern, meta, body, id);
+    },
+    transformReply: (reply: unknown) => reply as 'nobody' | number,
+  }),
+
+  /**
+   * Ends a transaction that has added requests by XADD, and removes again those that there is no room for, before anybody
+   * can read them. A script takes twice as long to add a large request itself, because Lua copies it.
+   *
+   * @returns how many are kept, or 'nobody' if no instance accepts requests
+   */
+  keepAdded: defineScript({
+    NUMBER_OF_KEYS: 2,
+    SCRIPT: `${now}
+local added = tonumber(ARGV[1])
+local accepting = redis.call('ZCOUNT', KEYS[2], now, '+inf')
+local kept = math.max(0, math.min(added, ARGV[2] + added - redis.call('XLEN', KEYS[1])))
+if accepting == 0 then kept = 0 end
+if kept < added then
+  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', added - kept)) do
+    redis.call('XDEL', KEYS[1], entry[1])
+  end
+end
+if accepting == 0 then return 'nobody' end
+return kept`,
+    parseCommand(parser, { requests, accepting }: QueueKeys, added: number) {
+      parser.pushKeys([requests, accepting]);
+      parser.push(String(added), String(longestQueue));
     },
     transformReply: (reply: unknown) => reply as 'nobody' | number,
   }),

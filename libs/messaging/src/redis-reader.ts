@@ -8,12 +8,12 @@ import { InFlight } from './in-flight.js';
 import {
   aliveMs,
   askPatiently,
-  bytesOf,
   framesChannel,
   group,
   largestAtOnce,
   largestPublished,
   leaveReplica,
+  lengthOf,
   openPatiently,
   queueKeys,
   redisConnection,
@@ -85,7 +85,7 @@ interface Settled {
 /** Requests that are settled in one transaction. */
 interface Settlement {
   all: Settled[];
-  bytes: number;
+  length: number;
   done: Promise<void>;
 }
 
@@ -116,10 +116,10 @@ function publications(replies: readonly Reply[]): { channel: string; text: strin
 }
 
 /** Each id is sent twice, with XACK and XDEL. */
-const bytesToSettle = ({ id, reply }: Settled): number =>
-  bytesOf(id, id) +
-  (reply ? bytesOf(reply.channel, reply.text) : 0) +
-  (reply?.large ? bytesOf(reply.large.at, reply.large.response) : 0);
+const lengthToSettle = ({ id, reply }: Settled): number =>
+  lengthOf(id, id) +
+  (reply ? lengthOf(reply.channel, reply.text) : 0) +
+  (reply?.large ? lengthOf(reply.large.at, reply.large.response) : 0);
 
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
@@ -384,16 +384,16 @@ export class RedisReader {
   /** Batches all requests that are settled in the same turn of the event loop. */
   private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
     const settled = { id, reply: request && outcome && replyTo(request, outcome) };
-    const bytes = bytesToSettle(settled);
-    if (this.settlement && this.settlement.bytes + bytes > largestAtOnce) this.settlement = undefined;
+    const length = lengthToSettle(settled);
+    if (this.settlement && this.settlement.length + length > largestAtOnce) this.settlement = undefined;
     const settlement = (this.settlement ??= this.beginSettlement());
     settlement.all.push(settled);
-    settlement.bytes += bytes;
+    settlement.length += length;
     return settlement.done;
   }
 
   private beginSettlement(): Settlement {
-    const settlement: Settlement = { all: [], bytes: 0, done: Promise.resolve() };
+    const settlement: Settlement = { all: [], length: 0, done: Promise.resolve() };
     const turn = new Promise<void>((resolve) => process.nextTick(resolve));
     settlement.done = turn.then(() => {
       if (this.settlement === settlement) this.settlement = undefined;

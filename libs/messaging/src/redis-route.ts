@@ -5,10 +5,10 @@ import { PendingRequests } from './pending-requests.js';
 import type { Ended, Question, Route } from './client.js';
 import { packetsIn } from './frames.js';
 import {
-  bytesOf,
   framesChannel,
   largestAtOnce,
   leaveReplica,
+  lengthOf,
   open,
   queueKeys,
   redisConnection,
@@ -19,6 +19,9 @@ import {
   type QueueKeys,
   type RedisConnection,
 } from './redis-queue.js';
+
+/** On average; larger requests are added outside of a script. */
+const largeLength = 8_192;
 
 /**
  * Calls one module through its queue in Redis. Replies come by a channel that only this client subscribes to. When that
@@ -37,7 +40,7 @@ export class RedisRoute implements Route {
   private subscribed: Promise<void> | undefined;
   private asked = 0;
   private unsent: AskedRequest[] = [];
-  private unsentBytes = 0;
+  private unsentLength = 0;
 
   constructor(
     url: string,
@@ -81,19 +84,21 @@ export class RedisRoute implements Route {
     const { meta, body } = message();
     const request = { pattern, meta: JSON.stringify(meta), body, id };
     // Each stream entry includes the channel.
-    const bytes = bytesOf(this.channel, ...Object.values(request));
-    if (this.unsentBytes + bytes > largestAtOnce) this.send();
+    const length = lengthOf(this.channel, ...Object.values(request));
+    if (this.unsentLength + length > largestAtOnce) this.send();
     if (this.unsent.length === 0) process.nextTick(() => this.send());
     this.unsent.push(request);
-    this.unsentBytes += bytes;
+    this.unsentLength += length;
   }
 
   private send(): void {
     const requests = this.unsent;
+    const areLarge = this.unsentLength > largeLength * requests.length;
     this.unsent = [];
-    this.unsentBytes = 0;
+    this.unsentLength = 0;
     if (requests.length === 0) return;
-    this.requests.addRequests(this.keys, this.channel, requests).then(
+    const adding = areLarge ? this.addLarge(requests) : this.requests.addRequests(this.keys, this.channel, requests);
+    adding.then(
       (added) => {
         const count = added === 'nobody' ? 0 : added;
         for (const { id } of requests.slice(count)) this.finish(id, this.refusal(added));
@@ -104,6 +109,13 @@ export class RedisRoute implements Route {
         leaveReplica(error, this.requests, this.replies);
       },
     );
+  }
+
+  private async addLarge(requests: readonly AskedRequest[]): Promise<'nobody' | number> {
+    const batch = this.requests.multi();
+    for (const request of requests) batch.xAdd(this.keys.requests, '*', { ...request, channel: this.channel });
+    const replies = await batch.keepAdded(this.keys, requests.length).exec();
+    return replies.at(-1) as unknown as 'nobody' | number;
   }
 
   private refusal(added: 'nobody' | number): CleaveError {

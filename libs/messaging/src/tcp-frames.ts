@@ -73,6 +73,11 @@ export class FrameSocket extends JsonSocket {
     this['assertSendBufferWithinLimit']();
   }
 
+  /** For a socket that reads into a buffer of its own instead of emitting 'data'. */
+  receive(data: Buffer): void {
+    this['onData'](data);
+  }
+
   /** Fails at once on data that does not begin with a length, because it never becomes a message. */
   protected override handleData(data: Buffer | string): void {
     const isBeginning = this['contentLength'] === null && this['buffer'] === '';

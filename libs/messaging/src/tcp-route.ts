@@ -12,6 +12,7 @@ import { isTooMuch, isWireError, type WireRequest } from './wire.js';
 const connectTimeoutMs = 1_000;
 /** A connection without any reply for this long, although requests were pending, counts as dead. */
 const silenceMs = 5_000;
+const readAtOnceBytes = 65_536;
 
 /** The request was certainly not sent. */
 class NotConnected extends Error {
@@ -38,8 +39,17 @@ class TcpConnection extends ClientTCP {
     super(at);
   }
 
+  /** Reads into one buffer: Node otherwise allocates 64 KB for each read, which costs as much as the read itself. */
   override createSocket(): FrameSocket {
-    return new FrameSocket(new Socket(), this.maxBytes, true);
+    const onread = {
+      buffer: Buffer.allocUnsafeSlow(readAtOnceBytes),
+      callback: (bytes: number, buffer: Uint8Array): boolean => {
+        frames.receive(buffer.subarray(0, bytes) as Buffer);
+        return true;
+      },
+    };
+    const frames = new FrameSocket(new Socket({ onread }), this.maxBytes, true);
+    return frames;
   }
 
   /**

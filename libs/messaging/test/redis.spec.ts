@@ -214,18 +214,24 @@ describeWithRedis('requests over Redis', () => {
     expect(journal.carriedOut).toEqual(['safe']);
   });
 
-  it('are all answered or refused when the last instance shuts down, and only answered ones are carried out', async () => {
-    const instance = await start();
-    await client.call('ping', undefined);
-    const ids = Array.from({ length: 600 }, (_, id) => `${id}`);
-    const calls = Promise.all(ids.map((id) => codeOf(client.call('once', { id }))));
-    await eventually(async () => (instance.journal.carriedOut.length > 0 ? true : undefined));
-    await instance.close();
-    const became = await calls;
-    for (const what of became) expect(['answered', 'unavailable']).toContain(what);
-    const answered = ids.filter((_, index) => became[index] === 'answered');
-    expect(instance.journal.carriedOut.sort()).toEqual(answered.sort());
-  });
+  it.each([
+    ['small', 1],
+    ['large', 10_000],
+  ])(
+    'are all answered or refused when the last instance shuts down, and only answered ones are carried out: %s',
+    async (_, length) => {
+      const instance = await start();
+      await client.call('ping', undefined);
+      const ids = Array.from({ length: 600 }, (_, id) => `${id}`.padStart(length, '0'));
+      const calls = Promise.all(ids.map((id) => codeOf(client.call('once', { id }))));
+      await eventually(async () => (instance.journal.carriedOut.length > 0 ? true : undefined));
+      await instance.close();
+      const became = await calls;
+      for (const what of became) expect(['answered', 'unavailable']).toContain(what);
+      const answered = ids.filter((_, index) => became[index] === 'answered');
+      expect(instance.journal.carriedOut.sort()).toEqual(answered.sort());
+    },
+  );
 
   it('beyond the limit of an operation are refused, while those of other operations are answered', async () => {
     const { app, journal } = await start();
@@ -343,12 +349,35 @@ describeWithRedis('requests over Redis', () => {
     expect(await reply).toBe('told');
   });
 
-  it('are refused at once when too many wait', async () => {
-    await pretendInstance('stuck', 60_000);
-    const many = hands.multi();
-    for (let entry = 0; entry < longestQueue; entry += 1) many.xAdd(keys.requests, '*', { some: 'thing' });
-    await many.execAsPipeline();
-    await expect(client.call('ping', undefined)).rejects.toThrow('Too many requests to probe are waiting');
+  describe.each([
+    ['small', 10],
+    ['large', 20_000],
+  ])('that are %s', (_, length) => {
+    const text = 'x'.repeat(length);
+    const firstOfTwo = `first${text}`;
+
+    it('are refused at once when too many wait, and only those that are too many', async () => {
+      await pretendInstance('stuck', 60_000);
+      const many = hands.multi();
+      for (let entry = 1; entry < longestQueue; entry += 1) many.xAdd(keys.requests, '*', { some: 'thing' });
+      await many.execAsPipeline();
+      const first = client.call('flood', firstOfTwo).catch(() => undefined);
+      await expect(client.call('flood', text)).rejects.toThrow('Too many requests to probe are waiting');
+      await expect(client.call('flood', text)).rejects.toThrow('Too many requests to probe are waiting');
+      expect(await hands.xLen(keys.requests)).toBe(longestQueue);
+      const [last] = (await hands.xRevRange(keys.requests, '+', '-', { COUNT: 1 })) ?? [];
+      expect(last?.message['body']).toBe(JSON.stringify(firstOfTwo));
+      await messenger.onApplicationShutdown();
+      await first;
+    });
+
+    it('are refused at once while no instance accepts requests, and never carried out', async () => {
+      await expect(client.call('flood', text)).rejects.toThrow('No instance of probe takes requests');
+      expect(await hands.xLen(keys.requests)).toBe(0);
+      const instance = await start();
+      expect(await client.call('flood', text)).toBe(text);
+      expect(instance.journal.carriedOut).toEqual(['flood']);
+    });
   });
 
   it('that are malformed are dropped and logged', async () => {

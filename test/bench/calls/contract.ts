@@ -1,8 +1,8 @@
-import { contract, type ReplyOf, type RequestOf } from '#contracts';
+import { contract, uuid, type ReplyOf, type RequestOf } from '#contracts';
 import { z } from 'zod';
 
 const line = z.object({
-  line_id: z.uuid(),
+  line_id: uuid,
   product_id: z.string().min(1).max(128),
   name: z.string(),
   quantity: z.int().min(1).max(1_000_000),
