@@ -46,7 +46,7 @@ const commits: Step[] = [
   { step: 'Adjust', what: 'inventory-adjust', by: 'inventory', provokedBy: 'stock adjusted' },
   { step: 'Deliver', what: 'inventory-settle', by: 'inventory', kinds: ['confirm', 'release', 'fulfil', 'restock'] },
   { step: 'Void', what: 'order-void', by: 'order', provokedBy: 'lost record' },
-  { step: 'Checkpoint', what: 'orders-checkpoints-advance', by: 'order' },
+  { step: 'Checkpoint', what: 'orders-checkpoints-keep', by: 'order' },
   { step: 'Claim', what: 'order-sagas-claim', by: 'order' },
   { step: 'Begin', what: 'payment-begin', by: 'payment', kinds: sagaSteps },
   { step: 'Charge', what: 'payment-simulated-enter', by: 'payment', kinds: ['authorise', 'capture', 'refund', 'void'] },

@@ -21,7 +21,7 @@ const lostAnswers = [
   ['Record', 'order-record', 'order', 'after'],
   ['Change', 'order-save', 'order', 'sent'],
   ['Deliver', 'inventory-settle', 'inventory', 'sent'],
-  ['Checkpoint', 'orders-checkpoints-advance', 'order', 'sent'],
+  ['Checkpoint', 'orders-checkpoints-keep', 'order', 'sent'],
   ['Settle', 'payment-settle', 'payment', 'sent'],
   ['Move', 'order-sagas-move', 'order', 'sent'],
   ['Count', 'sales-add', 'sales', 'sent'],

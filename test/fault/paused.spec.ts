@@ -62,8 +62,8 @@ describe('an instance that is paused while another one runs', () => {
   it.each([
     ['Deliver', 'inventory-settle', 'before'],
     ['Deliver', 'inventory-settle', 'after'],
-    ['Checkpoint', 'orders-checkpoints-advance', 'before'],
-    ['Checkpoint', 'orders-checkpoints-advance', 'after'],
+    ['Checkpoint', 'orders-checkpoints-keep', 'before'],
+    ['Checkpoint', 'orders-checkpoints-keep', 'after'],
   ] as const)(
     'at %s (%s, %s): the other instance takes over the relay, and late statements change nothing',
     async (_, statement, moment) => {

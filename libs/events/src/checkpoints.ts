@@ -12,7 +12,10 @@ export interface LeasedPart {
 
 /** How far a consumer has come, to be stored together with the effects of the events. */
 export interface Checkpoint {
-  /** Stores it on its own, after effects outside this database. */
+  /**
+   * Stores it on its own, after effects outside this database, which must be durable. It is visible to all readers at once,
+   * but a crash of the database may lose it, and the events then come again.
+   */
   keep(): Promise<void>;
   /**
    * Consumer, parts, epochs and positions: the arguments of `advance_parts`. Called in the statement that has the effects,
@@ -28,7 +31,7 @@ export const isLeaseLost = (error: unknown): boolean => (error as { code?: unkno
 
 /** The checkpoints of the consumers of one module, in its own schema (`checkpointTables`). */
 export class Checkpoints {
-  private readonly statements: Record<'begin' | 'acquire' | 'advance' | 'release' | 'read' | 'forget', Statement>;
+  private readonly statements: Record<'begin' | 'acquire' | 'keep' | 'release' | 'read' | 'forget', Statement>;
 
   constructor(
     private readonly sql: Sql,
@@ -61,7 +64,7 @@ export class Checkpoints {
     return {
       values,
       keep: async () => {
-        await this.sql.query(this.statements.advance, values);
+        await this.sql.query(this.statements.keep, values);
       },
     };
   }
@@ -182,9 +185,13 @@ const statementsOf = (schema: string) => ({
     name: `${schema}-checkpoints-acquire`,
     text: `SELECT * FROM ${schema}.acquire_parts($1, $2, $3)`,
   },
-  advance: {
-    name: `${schema}-checkpoints-advance`,
-    text: `SELECT ${schema}.advance_parts($1, $2, $3, $4)`,
+  /**
+   * Its commit does not wait for the disk or the standby, which orders wait for at that moment. Leases must not be acquired
+   * like that: if a crash lost a new epoch, the next holder would get the same one, and fence off nobody.
+   */
+  keep: {
+    name: `${schema}-checkpoints-keep`,
+    text: `SELECT set_config('synchronous_commit', 'off', true), ${schema}.advance_parts($1, $2, $3, $4)`,
   },
   release: {
     name: `${schema}-checkpoints-release`,

@@ -95,6 +95,28 @@ describe('checkpoints', () => {
     await expect(checkpoints.at(consumer, moved(theirs, at('8', '8'))).keep()).rejects.toThrow('taken over');
   });
 
+  it('wait for the disk when parts are acquired, but not when they are moved', async () => {
+    await pool.query(`
+      CREATE TABLE reader.commits (waits text);
+      CREATE FUNCTION reader.note_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO reader.commits VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+      CREATE CONSTRAINT TRIGGER note_commit AFTER UPDATE ON reader.checkpoints DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION reader.note_commit()`);
+    const settingsDuring = async <Result>(work: () => Promise<Result>): Promise<[Result, Set<string>]> => {
+      const result = await work();
+      const { rows } = await pool.query<{ waits: string }>('DELETE FROM reader.commits RETURNING waits');
+      return [result, new Set(rows.map((it) => it.waits))];
+    };
+    const one = randomUUID();
+    const [parts, acquiring] = await settingsDuring(() => acquire(one));
+    const moved = parts.map((it) => ({ ...it, position: at('5', '5') }));
+    const [, moving] = await settingsDuring(() => checkpoints.at(consumer, moved).keep());
+    const [, renewing] = await settingsDuring(() => acquire(one));
+    await pool.query('DROP FUNCTION reader.note_commit CASCADE; DROP TABLE reader.commits');
+    // The setting ends with the statement, also on the same connection.
+    expect([acquiring, moving, renewing]).toEqual([new Set(['on']), new Set(['off']), new Set(['on'])]);
+  });
+
   it('are kept by a live reader after the clock was set back, and taken over from a dead one', async () => {
     const [gone, one] = [randomUUID(), randomUUID()];
     const before = await acquire(gone, 5_000);

@@ -37,6 +37,12 @@ export class InProcessServer extends AnsweringServer implements CustomTransportS
   }
 }
 
+/**
+ * In characters. A longer reply is read in a later turn of the event loop than the one it was written in: pages of the log
+ * take milliseconds for each, and other requests should not have to wait for both.
+ */
+const longReply = 65_536;
+
 /** Sends requests to a module of the same application. */
 export class InProcessRoute implements Route {
   constructor(private readonly hub: InProcessHub) {}
@@ -44,7 +50,11 @@ export class InProcessRoute implements Route {
   ask({ pattern, message }: Question, ended: Ended): () => void {
     const ask = (): void => {
       const { server } = this.hub;
-      if (server) void server.receive(pattern, message()).then(({ err, response }) => ended(err, response));
+      if (server)
+        void server.receive(pattern, message()).then(({ err, response }) => {
+          if (typeof response === 'string' && response.length > longReply) setImmediate(ended, err, response);
+          else ended(err, response);
+        });
       else ended(new CleaveError('unavailable', 'The application is stopping; try again later'));
     };
     if (this.hub.server) ask();

@@ -21,6 +21,25 @@ describe('a call in the same process', () => {
     await expect(client.call('wait', { id: 'late' })).rejects.toMatchObject({ code: 'unavailable' });
   });
 
+  it.each([
+    [10, 'in the same turn of the event loop'],
+    [100_000, 'in a later turn of the event loop, so that other work comes in between'],
+  ])('with %i characters in its reply ends %s', async (length, when) => {
+    const hub = new InProcessHub();
+    const server = new InProcessServer(hub);
+    const operation = operationOf(probeContract, 'work');
+    const reply = { id: 'i', by: 'b', text: 'x'.repeat(length) };
+    server.addHandler(operation.pattern, async () => reply, false, { operation });
+    server.listen(() => {});
+    const call = contractClient(probeContract, new InProcessRoute(hub)).call('work', {
+      ...{ id: 'i', forMs: 0, length, text: '' },
+    });
+    let isLater = false;
+    setImmediate(() => (isLater = true));
+    expect(await call).toEqual(reply);
+    expect(isLater).toBe(when.includes('later'));
+  });
+
   it('leaves no timer or listener behind if its route throws', async () => {
     const timers = () => process.getActiveResourcesInfo().filter((it) => it === 'Timeout').length;
     const { signal } = new AbortController();

@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { limits, logBeginning, type OrderLogEvent } from '#contracts';
 import { testSeed } from '#testing';
-import { deltasOf, outlookOf, windowBefore, type Delta } from '../src/domain/sales.js';
+import { Sums, outlookOf, windowBefore, type Delta } from '../src/domain/sales.js';
 
 const line = fc.record({
   product_id: fc.constantFrom('mug', 'lamp', '["'),
@@ -92,7 +92,7 @@ describe('the deltas of events', () => {
   it('are their sums by tenant, day, product and currency, in that order', () => {
     fc.assert(
       fc.property(fc.array(event, { maxLength: 30 }), (events) => {
-        const deltas = deltasOf(events);
+        const deltas = new Sums().add(events).deltas();
         const sums = naive(events);
         expect(deltas.map((it) => [it.tenant, it.day, it.productId, it.currency].join(' ')).toSorted()).toEqual(
           Object.keys(sums).toSorted(),
@@ -113,7 +113,7 @@ describe('the deltas of events', () => {
       fc.property(fc.array(event, { maxLength: 20 }), fc.nat(20), (events, cut) => {
         const whole = naive(events);
         const parts: Record<string, Record<string, bigint>> = {};
-        for (const part of [deltasOf(events.slice(0, cut)), deltasOf(events.slice(cut))].flat()) {
+        for (const part of [events.slice(0, cut), events.slice(cut)].flatMap((it) => new Sums().add(it).deltas())) {
           const { tenant, day, productId, currency, ...numbers } = part;
           const sum = (parts[[tenant, day, productId, currency].join(' ')] ??= {});
           for (const [what, much] of Object.entries(numbers)) sum[what] = (sum[what] ?? 0n) + BigInt(much);

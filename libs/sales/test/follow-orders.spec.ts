@@ -39,6 +39,7 @@ const pageLength = 50;
 /** An in-memory log that can be made to fail. */
 class Log implements OrderLog {
   readonly events: OrderLogEvent[] = [];
+  pageLength = pageLength;
   interrupt: () => Promise<void> | void = () => {};
 
   /** Adds orders of one mug each. */
@@ -68,7 +69,7 @@ class Log implements OrderLog {
         fromLog(
           async (after, most) => {
             await this.interrupt();
-            const events = this.events.filter((it) => it.sequence > after).slice(0, Math.min(most, pageLength));
+            const events = this.events.filter((it) => it.sequence > after).slice(0, Math.min(most, this.pageLength));
             return { events, until: events.at(-1)?.sequence ?? after, isMore: events.length > 0 };
           },
           parts,
@@ -144,6 +145,33 @@ describe('the consumer of order events', () => {
     await stopAll();
     expect(await counted()).toBe(1_800);
     expect((await one.sales.all())[0]).toMatchObject({ events: 1_800, state: 'serving' });
+  });
+
+  it('lets other work of the process run while it adds up a large batch', async () => {
+    const { one } = instances;
+    let turns = 0;
+    let isOver = false;
+    const turn = (): void => {
+      turns += 1;
+      if (!isOver) setImmediate(turn);
+    };
+    let readAt = 0;
+    log.interrupt = () => void (readAt = turns);
+    const between = Promise.withResolvers<number>();
+    const views = inPlaceOf(one.sales, {
+      add: async (...given) => {
+        between.resolve(turns - readAt);
+        await one.sales.add(...given);
+      },
+    });
+    log.pageLength = 1_000;
+    log.place(5_000);
+    setImmediate(turn);
+    start({ ...one, sales: views });
+    const passed = await between.promise;
+    isOver = true;
+    expect(passed).toBeGreaterThanOrEqual(4);
+    await until(async () => (await counted()) === 5_000);
   });
 
   it('keeps sums beyond the safe integers exact', async () => {

@@ -35,30 +35,39 @@ export const salesTypes: OrderEventType[] = [
   'order.returned',
 ];
 
-/** Sums by tenant, day, product and currency, sorted by these so that all writers lock rows in the same order. */
-export const deltasOf = (events: readonly OrderLogEvent[]): Delta[] => {
-  const sums = new Map<string, Delta>();
-  const of = (tenant: string, day: string, currency: string, productId: string): Delta => {
+/** Sums of events by tenant, day, product and currency. */
+export class Sums {
+  private readonly byKey = new Map<string, Delta>();
+  /** Many events fall on few days. */
+  private readonly days = new Map<number, string>();
+
+  add(events: readonly OrderLogEvent[]): this {
+    for (const event of events) {
+      const number = Math.floor(event.time.getTime() / dayMs);
+      const day = this.days.get(number) ?? dayOf(event.time);
+      this.days.set(number, day);
+      add(event, (productId) => this.of(event.tenantid, day, event.data.currency, productId));
+    }
+    return this;
+  }
+
+  /** Sorted by tenant, day, product and currency, so that all writers lock rows in the same order. */
+  deltas(): Delta[] {
+    return [...this.byKey].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, sum]) => sum);
+  }
+
+  private of(tenant: string, day: string, currency: string, productId: string): Delta {
     // No id contains NUL, which sorts before every other character.
     const key = `${tenant}\0${day}\0${productId}\0${currency}`;
-    let sum = sums.get(key);
+    let sum = this.byKey.get(key);
     if (!sum) {
       const none = { orders: 0, ordered: 0, cancelled: 0, returned: 0 };
       sum = { tenant, day, productId, currency, ...none, orderedMinor: 0, cancelledMinor: 0, returnedMinor: 0 };
-      sums.set(key, sum);
+      this.byKey.set(key, sum);
     }
     return sum;
-  };
-  // Many events fall on few days.
-  const days = new Map<number, string>();
-  for (const event of events) {
-    const number = Math.floor(event.time.getTime() / dayMs);
-    const day = days.get(number) ?? dayOf(event.time);
-    days.set(number, day);
-    add(event, (productId) => of(event.tenantid, day, event.data.currency, productId));
   }
-  return [...sums].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, sum]) => sum);
-};
+}
 
 const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
   const { order, details } = event.data;

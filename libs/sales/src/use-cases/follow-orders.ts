@@ -1,9 +1,10 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import type { OrderLogEvent } from '#contracts';
 import { Checkpoints, EventConsumer, type Checkpoint, type EventSource } from '#events';
 import { BackgroundWorker } from '#periodic';
 import { Metrics, Traces } from '#telemetry';
-import { deltasOf, type Delta } from '../domain/sales.js';
+import { Sums, type Delta } from '../domain/sales.js';
 
 /** The log of orders, as one consumer reads it. */
 export abstract class OrderLog {
@@ -31,9 +32,10 @@ export abstract class Views {
 
 export const consumerOf = (view: number): string => `sales-${view}`;
 
-/** A larger batch writes each product less often; a larger page keeps the process that reads it busy for longer. */
+/** A larger batch writes each product less often. */
 const batchSize = 20_000;
-const pageSize = 5_000;
+/** How many events are read, and added up, in one turn of the event loop: everything else in the process waits for it. */
+const pageSize = 1_000;
 const pollMs = 75;
 const paceMs = 25;
 
@@ -69,7 +71,17 @@ class CountSales extends EventConsumer<OrderLogEvent> {
     this.hasMoved = true;
     const last = events.at(-1);
     if (!last) return checkpoint.keep();
-    await this.views.add(this.view, { deltas: deltasOf(events), events: events.length, until: last.time }, checkpoint);
+    const deltas = await this.deltasOf(events);
+    await this.views.add(this.view, { deltas, events: events.length, until: last.time }, checkpoint);
+  }
+
+  private async deltasOf(events: readonly OrderLogEvent[]): Promise<Delta[]> {
+    const sums = new Sums();
+    for (let from = 0; from < events.length; from += pageSize) {
+      if (from > 0) await nextTurn();
+      sums.add(events.slice(from, from + pageSize));
+    }
+    return sums.deltas();
   }
 }
 
