@@ -1,5 +1,5 @@
 import { Catch, Logger, type ArgumentsHost, type RpcExceptionFilter } from '@nestjs/common';
-import { defer, type Observable } from 'rxjs';
+import { from, mergeMap, throwError, type Observable } from 'rxjs';
 import { CleaveError } from '#contracts';
 
 /** Turns every error into a status. Unexpected errors are logged, and their details are not sent to callers. */
@@ -9,11 +9,8 @@ export class StatusFilter implements RpcExceptionFilter {
 
   catch(error: unknown, host: ArgumentsHost): Observable<never> {
     const refusal = error instanceof CleaveError ? error : this.internal(error, host);
-    return defer(async (): Promise<never> => {
-      // The server has loaded it; a static import would load it in processes that do not serve gRPC.
-      const { statusOf } = await import('./status.js');
-      throw statusOf(refusal);
-    });
+    // The server has loaded it; a static import would load it in processes that do not serve gRPC.
+    return from(import('./status.js')).pipe(mergeMap(({ statusOf }) => throwError(() => statusOf(refusal))));
   }
 
   private internal(error: unknown, host: ArgumentsHost): CleaveError {
