@@ -73,6 +73,8 @@ if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !=
   }
 }
 
-process.setSourceMapsEnabled(true);
+// Those of packages are left out where Node can: reading them takes a twelfth of the time of a start.
+if (module.setSourceMapsSupport) module.setSourceMapsSupport(true);
+else process.setSourceMapsEnabled(true);
 process.argv.splice(1, 2, program);
 await import(pathToFileURL(program).href);

@@ -8,6 +8,12 @@ import { databaseEnvironment, run, startDatabaseFor, togetherFallbacks } from '#
 
 const environment = { ...databaseEnvironment, DATA_DIR: env.directory('.data'), DATA_KEYS: dataKeys.optional() };
 
+/**
+ * Closing a terminal sends SIGHUP to every process in it. The CLI has no handler for it: it would end at once, and nobody
+ * would wait for the monolith, which then loses its Postgres while it finishes its work.
+ */
+const outlastsHangUp = ['--import', `data:text/javascript,process.on('SIGHUP', () => {})`];
+
 /** Longer than the monolith takes to stop. */
 const patienceMs = 40_000;
 
@@ -34,7 +40,7 @@ run(async () => {
     ...(keys !== undefined && { DATA_KEYS: keys }),
     DEMO_PRODUCTS: process.env['DEMO_PRODUCTS'] || 'true',
   };
-  const nest = spawn(process.execPath, [cli, 'start', 'monolith', '--watch', ...exec, ...forCli], {
+  const nest = spawn(process.execPath, [...outlastsHangUp, cli, 'start', 'monolith', '--watch', ...exec, ...forCli], {
     stdio: 'inherit',
     env: { ...process.env, ...ofDatabase },
   });

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFile, cp, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { expect, it } from '@jest/globals';
@@ -12,7 +13,7 @@ import { servicePorts } from '../support/shapes.js';
 const compilesWithinMs = 240_000;
 
 it(
-  '`npm run dev` restarts the monolith after a change, but not its embedded Postgres',
+  '`npm run dev` restarts the monolith after a change, but not its embedded Postgres, which outlasts it at the end',
   async () => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave dev '));
     const dataDir = join(folder, '.data');
@@ -24,6 +25,8 @@ it(
     const { scripts } = JSON.parse(await readFile('package.json', 'utf8')) as { scripts: { dev: string } };
     const dev = spawn(scripts.dev, {
       shell: true,
+      // A process group of its own, like that of a terminal.
+      detached: true,
       cwd: folder,
       // With the name of a script, it ends when the shell, its parent, is gone.
       env: { PATH: process.env['PATH'], PORT: String(port), npm_lifecycle_event: 'dev' },
@@ -43,8 +46,19 @@ it(
       await eventually(async () => expect(said).toContain('answers at'), compilesWithinMs);
       expect(said).not.toMatch(/lost an idle connection|ended unexpectedly/);
       expect(await postmaster()).toBe(before);
+      // The monolith waits two seconds for further requests on this connection.
+      const idle = connect(port!, '127.0.0.1').on('error', () => undefined);
+      idle.write('GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n');
+      await once(idle, 'data');
+      said = '';
+      // What happens when the terminal is closed.
+      process.kill(-dev.pid!, 'SIGHUP');
+      await ended;
+      idle.destroy();
+      expect(said).toMatch(/"monolith".*"Stopped\."[^]*"Stopped\."/);
+      expect(said).not.toMatch(/lost an idle connection|ended unexpectedly/);
     } finally {
-      dev.kill('SIGTERM');
+      if (dev.exitCode === null && dev.signalCode === null) process.kill(-dev.pid!, 'SIGTERM');
       await ended;
       await eventually(async () => expect(await postmaster().catch(() => 'gone')).toBe('gone'), 60_000);
       await rm(folder, { recursive: true, force: true, maxRetries: 5 });

@@ -8,7 +8,7 @@ import { doorNames, startDoors, type Doors } from './doors.js';
 const headersMs = 1_000;
 const requestMs = 2_000;
 /** Node checks for timeouts twice a second, and the machine may be busy. */
-const slackMs = 3_000;
+const slackMs = 6_000;
 const many = 60;
 
 describe('slow clients', () => {
@@ -69,8 +69,13 @@ describe('slow clients', () => {
     it('that send a request within the time limit are answered', async () => {
       const url = doors.urls[name];
       const connection = await Connection.open(url);
-      await connection.drip(`GET /cache?key=slow HTTP/1.1\r\nHost: ${new URL(url).host}\r\n\r\n`, 5);
-      await connection.until((it) => it.includes('key not found'), 2_000);
+      const request = `GET /cache?key=slow HTTP/1.1\r\nHost: ${new URL(url).host}\r\n\r\n`;
+      // In few parts, because a busy machine takes several times as long for each pause.
+      for (const part of request.match(/[^]{1,15}/g)!) {
+        connection.write(part);
+        await sleep(50);
+      }
+      await connection.until((it) => it.includes('key not found'), 30_000);
       expect(statusesIn(connection.received)).toEqual([404]);
       connection.close();
     });

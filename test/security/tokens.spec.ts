@@ -257,13 +257,15 @@ describe('a token', () => {
     const tokens = new Map(await Promise.all(subjects.map(async (sub) => [sub, await token(sub)] as const)));
     await callerOf(await token('one'), by);
     hanging.hangs = true;
+    // A request to the issuer is given up only after this time.
+    const hangsMs = 5_000;
     const { now } = Date;
     const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 11 * 60_000);
     try {
       for (const [sub, signed] of tokens) {
         const begun = performance.now();
         expect((await callerOf(signed, by)).account).toBe(sub);
-        expect(performance.now() - begun).toBeLessThan(2_000);
+        expect(performance.now() - begun).toBeLessThan(hangsMs);
         // Long enough for the request to the issuer to time out and be repeated.
         await sleep(3_000);
       }
@@ -273,7 +275,7 @@ describe('a token', () => {
       );
       const begun = performance.now();
       await expect(callerOf([...ofNoKey, 'c2ln'].join('.'), by)).rejects.toMatchObject({ code: 'unauthenticated' });
-      expect(performance.now() - begun).toBeLessThan(2_000);
+      expect(performance.now() - begun).toBeLessThan(hangsMs);
       await hanging.addKey();
       await expect(callerOf(await token('five'), by)).rejects.toMatchObject({ code: 'unavailable' });
       hanging.hangs = false;

@@ -235,11 +235,13 @@ describe('the audit log', () => {
       await sql.query('SELECT pg_sleep(0.3)');
       const startedAt = performance.now();
       expect((await send(one, 'GET', '/keys', undefined, key)).status).toBe(200);
-      expect(performance.now() - startedAt).toBeLessThan(1_500);
+      // Statements that wait for the lock hold their connections for up to 10 s.
+      expect(performance.now() - startedAt).toBeLessThan(8_000);
     } finally {
       await sql.query('ROLLBACK');
     }
-    for (const { status } of await Promise.all(writing)) expect(status).toBe(404);
+    // An entry that has waited for more than 2 s is refused.
+    for (const { status } of await Promise.all(writing)) expect([404, 503]).toContain(status);
   });
 
   it('writes outcomes before the entries of new requests that wait', async () => {

@@ -1,5 +1,5 @@
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen, type IBackoff } from 'cockatiel';
-import { ErrorReply } from '@redis/client';
+import { ErrorReply } from '@redis/client/dist/lib/errors.js';
 import { assertGoesOn, type Connection } from './connection.js';
 import { CacheUnavailable, counterIsFull } from './errors.js';
 import { within } from './within.js';

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createClient, createCluster } from '@redis/client';
 import slotOf from '@redis/client/dist/lib/utils/calculate-slot.js';
 import { reconnectUnlessCutOff } from './reconnect.js';
+import { redisClient } from './redis-client.js';
 import { scripts } from './scripts.js';
 import type { Master } from './tracking.js';
 import { Late, within } from './within.js';
@@ -33,6 +33,7 @@ const socketOptions = {
 };
 
 const redisAt = (url: string) => {
+  const { createClient, createCluster } = redisClient();
   const roots = rootsOf(url);
   const common = {
     RESP: 3 as const,

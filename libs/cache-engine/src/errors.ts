@@ -1,4 +1,4 @@
-import { ErrorReply } from '@redis/client';
+import { ErrorReply } from '@redis/client/dist/lib/errors.js';
 
 /** Redis cannot be reached, refuses the command, or has not answered in time. The outcome of a write is unknown. */
 export class CacheUnavailable extends Error {

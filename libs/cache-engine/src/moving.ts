@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ErrorReply } from '@redis/client';
+import { ErrorReply } from '@redis/client/dist/lib/errors.js';
 import type { Connection } from './connection.js';
 import type { AboutKey } from './scripts.js';
 

@@ -1,4 +1,5 @@
-import { defineScript, type CommandParser } from '@redis/client';
+import type { CommandParser } from '@redis/client';
+import { defineScript } from '@redis/client/dist/lib/lua-script.js';
 
 /** Stands for the namespace version of a stored value that is not an entry. */
 export const noVersion = '-';

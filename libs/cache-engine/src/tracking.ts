@@ -1,5 +1,6 @@
-import { createClient } from '@redis/client';
+import type { createClient } from '@redis/client';
 import { reconnectUnlessCutOff } from './reconnect.js';
+import { redisClient } from './redis-client.js';
 
 /** A server that owns some of the keys. */
 export interface Master {
@@ -142,6 +143,7 @@ export class Tracking {
       // A maintenance handover would replace the connection with one that does not track.
       maintNotifications: 'disabled' as const,
     };
+    const { createClient } = redisClient();
     const client =
       host === undefined
         ? createClient({ url, ...common, socket })

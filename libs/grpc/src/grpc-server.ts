@@ -10,7 +10,6 @@ import {
 } from '@grpc/grpc-js';
 import type { PackageDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { ReflectionService } from '@grpc/reflection';
-import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Histogram } from '@opentelemetry/api';
@@ -46,6 +45,7 @@ import {
   type Traces,
   type Work,
 } from '#telemetry';
+import { callers } from './called-by.js';
 import { definitionOf, filesIn, type GrpcService } from './definition.js';
 import { healthDescriptors } from './generated/health-descriptors.js';
 import { statusOf, typeOfRefusal } from './status.js';
@@ -70,15 +70,6 @@ const serverOptions = {
 };
 
 type Call = ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>;
-
-const callers = new WeakMap<object, Caller>();
-
-/** The authenticated caller: `@CalledBy() caller: Caller`. */
-export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
-  const caller = callers.get(context.getArgByIndex<object>(2));
-  if (!caller) throw new Error('the caller has not been authenticated');
-  return caller;
-});
 
 /**
  * Nest's gRPC server with health and reflection services, trace contexts and deadlines, proper errors for requests that

@@ -12,7 +12,7 @@ import { Readiness } from '#health';
 import { Authenticator } from '#security';
 import { Metrics, RequestLog, Traces } from '#telemetry';
 import type { GrpcService } from './definition.js';
-import { GrpcServer } from './grpc-server.js';
+import type { GrpcServer } from './grpc-server.js';
 
 const healthEveryMs = 1_000;
 
@@ -53,6 +53,8 @@ export class GrpcListener implements OnModuleDestroy {
     const admission = app.get(Admission, { strict: false });
     const authenticator = app.get(Authenticator, { strict: false });
     const { metrics, traces } = this;
+    // Loaded only if it is used, because grpc-js and protobufjs take a tenth of the time of a start.
+    const { GrpcServer } = await import('./grpc-server.js');
     const server = new GrpcServer(
       ...([at, service, admission, authenticator, requestLog, metrics, traces, maxConnections] as const),
     );

@@ -1,7 +1,5 @@
 import { Metadata, status as Code } from '@grpc/grpc-js';
-import { Catch, Logger, type ArgumentsHost, type RpcExceptionFilter } from '@nestjs/common';
-import { throwError, type Observable } from 'rxjs';
-import { CleaveError, type ErrorCode, type Fault } from '#contracts';
+import type { CleaveError, ErrorCode, Fault } from '#contracts';
 import { errorTypeOf } from '#telemetry';
 import { messagesIn } from './definition.js';
 
@@ -147,23 +145,3 @@ export const statusOf = ({ code: reason, detail: message, extensions, status }: 
 /** The stable code of a refusal, or the class of any other error. */
 export const typeOfRefusal = (error: unknown): string =>
   (error as Partial<RefusedStatus> | undefined)?.reason ?? errorTypeOf(error);
-
-/** Turns every error into a status. Unexpected errors are logged, and their details are not sent to callers. */
-@Catch()
-export class StatusFilter implements RpcExceptionFilter {
-  private readonly logger = new Logger('Grpc');
-
-  catch(error: unknown, host: ArgumentsHost): Observable<never> {
-    const refused = statusOf(error instanceof CleaveError ? error : this.internal(error, host));
-    return throwError(() => refused);
-  }
-
-  private internal(error: unknown, host: ArgumentsHost): CleaveError {
-    const { path } = host.getArgByIndex<{ getPath(): string } & { path?: string }>(2);
-    this.logger.error(`${path} failed`, error instanceof Error ? error.stack : String(error));
-    return new CleaveError(
-      'internal',
-      'The call failed on our side. It may be sent again, with the same idempotency-key if it has one.',
-    );
-  }
-}

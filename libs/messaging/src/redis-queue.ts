@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
+import { createRequire } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createClient, defineScript, ErrorReply } from '@redis/client';
+import { ErrorReply } from '@redis/client/dist/lib/errors.js';
+import { defineScript } from '@redis/client/dist/lib/lua-script.js';
 import { whyDistrusted } from '#config';
 import { backoffMs } from '#periodic';
 
@@ -144,8 +146,12 @@ const silenceMs = 8_000;
 /** Minimum time between such reconnects, because they may lead to a replica until a new primary is elected. */
 const leaveReplicaMs = 1_000;
 
+/** The Redis client, which is loaded only if it is used: it consists of hundreds of files. */
+const redisClient = (): typeof import('@redis/client') =>
+  createRequire(import.meta.url)('@redis/client') as typeof import('@redis/client');
+
 const newClient = (url: string, role: string) =>
-  createClient({
+  redisClient().createClient({
     url,
     scripts,
     name: `cleave-${role}-${randomUUID().slice(0, 8)}`,

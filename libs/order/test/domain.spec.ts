@@ -314,14 +314,18 @@ describe('units', () => {
     expect(line.extensions).toMatchObject({ faults: [{ path: 'lines.1.quantity', message: 'at most 0' }] });
   });
 
-  it('of 2,000 lines are fulfilled within 100 ms, however the entries name them', () => {
+  it('of 2,000 lines are fulfilled in 100 ms, however the entries name them', () => {
     const many = orderOf(...Array.from({ length: 2_000 }, (): [string, number] => ['a', 1]));
     const each = many.lines.map(({ product_id, line }) => ({ product_id, quantity: 1, line }));
     const unnamed = each.map(({ product_id, quantity }) => ({ product_id, quantity }));
     for (const units of [unnamed, each, each.toReversed(), [...each.slice(0, -1).toReversed(), ...unnamed.slice(-1)]]) {
-      const begun = performance.now();
-      expect(fulfilOrder(many, units, later)!.order.status).toBe('fulfilled');
-      expect(performance.now() - begun).toBeLessThan(100);
+      // The fastest of several runs, because another process may use the CPU during one.
+      const tookMs = Array.from({ length: 5 }, () => {
+        const begun = performance.now();
+        expect(fulfilOrder(many, units, later)!.order.status).toBe('fulfilled');
+        return performance.now() - begun;
+      });
+      expect(Math.min(...tookMs)).toBeLessThan(100);
     }
   });
 

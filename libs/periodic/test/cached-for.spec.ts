@@ -4,24 +4,24 @@ import { cachedFor } from '#periodic';
 
 it('cachedFor reads a value once per period, also for concurrent callers', async () => {
   let read = 0;
-  const ask = cachedFor(200, 10_000, async () => {
+  const ask = cachedFor(2_000, 10_000, async () => {
     await sleep(20);
     return (read += 1);
   });
   expect(await Promise.all(Array.from({ length: 50 }, ask))).toEqual(Array.from({ length: 50 }, () => 1));
   expect([await ask(), read]).toEqual([1, 1]);
-  await sleep(250);
+  await sleep(2_050);
   expect([await ask(), read]).toEqual([2, 2]);
 });
 
 it('cachedFor repeats a failure to all callers, and retries after the period', async () => {
   let tried = 0;
-  const ask = cachedFor(200, 10_000, () => {
+  const ask = cachedFor(2_000, 10_000, () => {
     tried += 1;
     throw new Error(`failure ${tried}`);
   });
   for (let times = 0; times < 3; times += 1) await expect(ask()).rejects.toThrow('failure 1');
-  await sleep(250);
+  await sleep(2_050);
   await expect(ask()).rejects.toThrow('failure 2');
 });
 

@@ -7,15 +7,15 @@ const listedFaults = 100;
 
 /** A pipe that exposes its schema, so that `@Endpoint` can document the handler's inputs. */
 export class SchemaPipe implements PipeTransform {
-  private readonly compiled: z.ZodType;
+  private compiled: z.ZodType | undefined;
 
-  constructor(readonly schema: z.ZodType) {
-    this.compiled = z.compile(schema);
-  }
+  constructor(readonly schema: z.ZodType) {}
 
   transform(given: unknown, { type, data }: ArgumentMetadata): unknown {
     const noBody = type === 'body' && given === undefined;
     const value = noBody ? {} : given;
+    // At the first request, because compiling the schemas of all endpoints would delay every start.
+    this.compiled ??= z.compile(this.schema);
     const parsed = this.compiled.safeParse(value, { error: inPlainWords });
     if (parsed.success) return parsed.data;
     if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);

@@ -15,8 +15,7 @@ it('the startup server answers health checks for an app that starts slowly, unti
     10,
   );
   void room.during(forEver);
-  await sleep(100);
-  const ready = await fetch(`http://127.0.0.1:${at.PORT}/health/ready`);
+  const ready = await eventually(() => fetch(`http://127.0.0.1:${at.PORT}/health/ready`));
   expect([ready.status, await ready.json()]).toMatchObject([
     503,
     { error: { 'order-database': { status: 'down', message: 'It starts. Wait for it.' }, other: { status: 'down' } } },

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
-import { createRemoteJWKSet, errors, type JWTVerifyGetKey } from 'jose';
+import type { JWTVerifyGetKey } from 'jose';
 
 /** How long an issuer may take to answer. */
 export const answerWithinMs = 5_000;
@@ -15,18 +15,24 @@ const awaitMs = 1_200_000;
 /** How long the last keys are trusted while the issuer cannot be reached: about as long as most tokens are valid. */
 const believedMs = 3_600_000;
 
+/** Loaded only if it is used: most processes verify no tokens. */
+export const jose = () => import('jose');
+
 /** These codes mean a fault of the issuer, not of the token. */
 const codesOfIssuer = new Set(['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID']);
 
-export const isOfToken = (error: unknown): boolean =>
-  error instanceof errors.JOSEError && !codesOfIssuer.has(error.code);
+export const isOfToken = async (error: unknown): Promise<boolean> => {
+  const { errors } = await jose();
+  return error instanceof errors.JOSEError && !codesOfIssuer.has(error.code);
+};
 
 /**
  * The keys that an issuer publishes. They are fetched every ten minutes, and when a token names an unknown key. If the
  * issuer cannot be reached, tokens with a known key are still accepted for an hour, and do not wait once the failure is
  * known.
  */
-export const issuerKeys = (address: URL): JWTVerifyGetKey => {
+export const issuerKeys = async (address: URL): Promise<JWTVerifyGetKey> => {
+  const { createRemoteJWKSet, errors } = await jose();
   const logger = new Logger('Tokens');
   const published = createRemoteJWKSet(address, {
     ...{ timeoutDuration: answerWithinMs },

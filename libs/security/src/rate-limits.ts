@@ -1,9 +1,10 @@
+import { createRequire } from 'node:module';
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 import { NoAnswer, backoffMs, throttled, within } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
-import { createClient } from '@redis/client';
+import type { createClient } from '@redis/client';
 
 /** At most this many requests in this many seconds. */
 export interface Rate {
@@ -68,7 +69,9 @@ export class RateLimits {
     this.own = new RateLimiterMemory(options);
     this.part = redisUrl === undefined ? rate.requests : Math.max(1, Math.floor(rate.requests / parts));
     if (redisUrl === undefined) return;
-    this.client = createClient({
+    // Loaded only if it is used: it consists of hundreds of files.
+    const library = createRequire(import.meta.url)('@redis/client') as typeof import('@redis/client');
+    this.client = library.createClient({
       url: redisUrl,
       disableOfflineQueue: true,
       pingInterval: pingMs,

@@ -1,10 +1,10 @@
 import { hash } from 'node:crypto';
-import { jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
+import type { JWTPayload, JWTVerifyGetKey } from 'jose';
 import { z } from 'zod';
 import { CleaveError, accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
 import { isSafelyFetched } from './environment.js';
-import { answerWithinMs, askAgainMs, isOfToken, issuerKeys } from './issuer-keys.js';
+import { answerWithinMs, askAgainMs, isOfToken, issuerKeys, jose } from './issuer-keys.js';
 
 export interface Issuer {
   url: string;
@@ -65,13 +65,14 @@ export class Tokens {
 
   private async payloadOf(token: string): Promise<JWTPayload | undefined> {
     const { url, audience } = this.issuer;
+    const { jwtVerify } = await jose();
     try {
       // Called only for well-formed tokens, so that nothing else makes this process ask the issuer.
       const keyOf: JWTVerifyGetKey = async (header, signed) => (await this.published())(header, signed);
       const options = { issuer: url, audience, algorithms, clockTolerance, requiredClaims: ['exp'] };
       return (await jwtVerify(token, keyOf, options)).payload;
     } catch (error) {
-      if (isOfToken(error)) return undefined;
+      if (await isOfToken(error)) return undefined;
       const detail = 'The keys of the token issuer cannot be fetched. Repeat the request later.';
       throw new CleaveError('unavailable', detail, {}, { cause: error });
     }

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { Metadata, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
+import type { Metadata, ServerUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
 import { Controller, UseFilters, createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { Ctx, GrpcMethod, Payload } from '@nestjs/microservices';
 import { from, type Observable } from 'rxjs';
@@ -56,7 +56,7 @@ export class OrdersGrpc {
     refuseOwnPrices(request, caller);
     const patience = { deadlineMs: Number(call.getDeadline()), isGone: () => call.cancelled };
     const result = await this.placeOrder.execute(caller.tenant, caller.account, request, key, patience);
-    if (result.replayed) call.sendMetadata(replayed());
+    if (result.replayed) call.sendMetadata(await metadataOf({ 'idempotent-replayed': 'true' }));
     if ('refusal' in result) throw result.refusal;
     return orderToWire(result.order);
   }
@@ -89,15 +89,16 @@ export class OrdersGrpc {
   }
 
   @GrpcMethod(service, 'WatchEvents')
-  watch(
+  async watch(
     @Payload(valid(watchEventsRequest)) { after }: z.output<typeof watchEventsRequest>,
     @Call() call: ServerWritableStream<unknown, unknown>,
     @CalledBy() caller: Caller,
-  ): Observable<object> {
+  ): Promise<Observable<object>> {
+    const opening = await metadataOf({});
     const gone = goneSignal(call);
     const events = this.readEvents.follow(caller.tenant, positionIn(this.cursors, after || undefined), gone);
     // So that the caller knows that the stream is open, even if nothing happens for long.
-    call.sendMetadata(new Metadata());
+    call.sendMetadata(opening);
     return from(this.told(events, call, gone));
   }
 
@@ -115,9 +116,11 @@ export class OrdersGrpc {
   }
 }
 
-const replayed = (): Metadata => {
-  const metadata = new Metadata();
-  metadata.set('idempotent-replayed', 'true');
+/** The library is loaded here, because processes that do not serve gRPC load this file as well. */
+const metadataOf = async (entries: Record<string, string>): Promise<Metadata> => {
+  const { Metadata: Library } = await import('@grpc/grpc-js');
+  const metadata = new Library();
+  for (const [name, value] of Object.entries(entries)) metadata.set(name, value);
   return metadata;
 };
 
