@@ -225,6 +225,28 @@ describe('the consumer of order events', () => {
   });
 });
 
+describe('the commit of sums', () => {
+  it('waits for the disk: a consumer that outlives a crash of Postgres would not count these events again', async () => {
+    await execute('CREATE TABLE sales.commits (waits text)');
+    await execute(`
+      CREATE FUNCTION sales.note_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO sales.commits VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$`);
+    await execute(`
+      CREATE CONSTRAINT TRIGGER note_commit AFTER INSERT ON sales.days DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION sales.note_commit()`);
+    try {
+      log.place(10);
+      start(instances.one);
+      await until(async () => (await counted()) === 10);
+      expect(await execute('SELECT DISTINCT waits FROM sales.commits')).toEqual([{ waits: 'on' }]);
+    } finally {
+      await stopAll();
+      await execute('DROP FUNCTION sales.note_commit CASCADE');
+      await execute('DROP TABLE sales.commits');
+    }
+  });
+});
+
 describe('a rebuild of the sales', () => {
   it('runs once for concurrent requests, replaces wrong sums once it has caught up, and deletes the old view', async () => {
     const { one, two } = instances;
