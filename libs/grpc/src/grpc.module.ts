@@ -12,7 +12,7 @@ import { Readiness } from '#health';
 import { Authenticator } from '#security';
 import { Metrics, RequestLog, Traces } from '#telemetry';
 import type { GrpcService } from './definition.js';
-import { GrpcServer } from './grpc-server.js';
+import { GrpcServer, type GrpcClientLimits } from './grpc-server.js';
 
 const healthEveryMs = 1_000;
 
@@ -23,8 +23,8 @@ export interface GrpcListening {
   service: GrpcService;
   /** The environment variable with the address. */
   variable: string;
-  /** Limit of concurrent connections; no limit if left out. */
-  maxConnections?: number;
+  /** No limits if left out. */
+  limits?: GrpcClientLimits;
 }
 
 /** Starts and stops the gRPC server of an app, if it has one. */
@@ -46,7 +46,7 @@ export class GrpcListener implements OnModuleDestroy {
    */
   async open(
     app: INestApplication,
-    { at, service, variable, maxConnections }: GrpcListening,
+    { at, service, variable, limits }: GrpcListening,
     requestLog = new RequestLog(),
   ): Promise<void> {
     if (at === undefined) return;
@@ -54,7 +54,7 @@ export class GrpcListener implements OnModuleDestroy {
     const authenticator = app.get(Authenticator, { strict: false });
     const { metrics, traces } = this;
     const server = new GrpcServer(
-      ...([at, service, admission, authenticator, requestLog, metrics, traces, maxConnections] as const),
+      ...([at, service, admission, authenticator, requestLog, metrics, traces, limits] as const),
     );
     const microservice = app.connectMicroservice({ strategy: server });
     try {
