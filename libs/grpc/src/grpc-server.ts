@@ -1,4 +1,4 @@
-import { constants, type Http2Server } from 'node:http2';
+import { constants, type Http2Server, type ServerHttp2Stream } from 'node:http2';
 import {
   Server,
   ServerCredentials,
@@ -58,6 +58,8 @@ const askAgainMs = 1_000;
 const drainMs = 10_000;
 
 const saidEveryMs = 10_000;
+/** How often clients that do not read are looked for, in milliseconds. */
+const lookMs = 500;
 
 /** A private field of the server in grpc-js 1.14: the interval of keep-alive pings in milliseconds; 0 for none. */
 const keepalive = 'keepaliveTimeMs';
@@ -88,6 +90,8 @@ export interface GrpcClientLimits {
   maxConnections: number;
   /** How long a request may take to arrive, in milliseconds. */
   requestMs: number;
+  /** How long a client may read nothing of an answer that waits for it, in milliseconds. */
+  answerMs: number;
 }
 
 /**
@@ -275,17 +279,23 @@ export class GrpcServer extends ServerGrpc {
   }
 
   /** grpc-js has no options for this. */
-  private limitClients(server: Server, { maxConnections, requestMs }: GrpcClientLimits): void {
+  private limitClients(server: Server, { maxConnections, requestMs, answerMs }: GrpcClientLimits): void {
     const sayFull = throttled(saidEveryMs);
     const warn = (): void =>
       this.logger.warn(`gRPC: all ${maxConnections} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
     for (const listening of (server['http2Servers'] as Map<Http2Server, unknown>).keys()) {
       listening.maxConnections = maxConnections;
       listening.on('drop', () => sayFull(warn));
+      const unread = new Map<ServerHttp2Stream, { bytes: number; since: number }>();
       listening.on('stream', (stream) => {
         const late = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), requestMs).unref();
         for (const end of ['end', 'close']) stream.once(end, () => clearTimeout(late));
+        unread.set(stream, { bytes: 0, since: 0 });
+        stream.once('close', () => unread.delete(stream));
       });
+      // Not the timeout of the stream, which every ping on its connection renews.
+      const looking = setInterval(() => cutUnread(unread, answerMs), lookMs).unref();
+      listening.once('close', () => clearInterval(looking));
     }
   }
 
@@ -373,6 +383,16 @@ export class GrpcServer extends ServerGrpc {
     });
   };
 }
+
+/** Ends the streams that have sent nothing for a time, although something waits to be sent. */
+const cutUnread = (unread: Map<ServerHttp2Stream, { bytes: number; since: number }>, answerMs: number): void => {
+  const now = performance.now();
+  for (const [stream, { bytes, since }] of unread) {
+    const { writableLength } = stream;
+    if (writableLength === 0 || writableLength !== bytes) unread.set(stream, { bytes: writableLength, since: now });
+    else if (now - since >= answerMs) stream.close(constants.NGHTTP2_CANCEL);
+  }
+};
 
 const stopping = (): CleaveError =>
   new CleaveError(

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { connect, constants, type Http2Server } from 'node:http2';
+import { connect, constants, type Http2Server, type Settings } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials, status as Code, type Server } from '@grpc/grpc-js';
 import { afterEach, expect, it } from '@jest/globals';
@@ -90,7 +90,7 @@ const start = async (
   const at = `127.0.0.1:${await freePort()}`;
   const admission = new Admission();
   const asked = [at, service, admission, authenticator, new RequestLog(), undefined, undefined] as const;
-  const server = new PingingServer(...asked, { maxConnections: 100, requestMs: 60_000, ...limits });
+  const server = new PingingServer(...asked, { maxConnections: 100, requestMs: 60_000, answerMs: 60_000, ...limits });
   const app = await NestFactory.createMicroservice(ProbeModule, { strategy: server, logger: false });
   closing.push(
     async () => admission.onApplicationShutdown(),
@@ -139,37 +139,38 @@ it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
   expect(await first).toBe('answered');
 });
 
-/** A call whose message, of the given length, never arrives completely. */
-const begin = (at: string, messageBytes: number) => {
-  const client = connect(`http://${at}`);
+/** A call on a connection of its own, with what is sent of its message. */
+const begin = (at: string, sent: Buffer, settings: Settings = {}) => {
+  const client = connect(`http://${at}`, { settings });
   client.on('error', () => undefined);
   closing.push(async () => client.destroy());
   const request = client.request({
     ...{ ':method': 'POST', ':path': '/probe.Probe/Wait', 'content-type': 'application/grpc', te: 'trailers' },
   });
   request.on('error', () => undefined).resume();
-  const head = Buffer.alloc(5);
-  head.writeUInt32BE(messageBytes, 1);
-  request.write(Buffer.concat([head, Buffer.alloc(messageBytes - 1)]));
+  request.write(sent);
   return request;
 };
 
+/** The beginning of a message of half a megabyte. */
+const unfinished = Buffer.concat([Buffer.from([0, 0, 8, 0, 0]), Buffer.alloc(500_000)]);
+
 it('a caller without a key is refused before its message has arrived', async () => {
   const { at } = await start({}, new Authenticator({ ADMIN_KEY: ['k'.repeat(32)] }));
-  const [headers] = (await once(begin(at, 500_000), 'response')) as [Record<string, string>];
+  const [headers] = (await once(begin(at, unfinished), 'response')) as [Record<string, string>];
   expect(headers['grpc-status']).toBe(String(Code.UNAUTHENTICATED));
 });
 
 it('a call whose message does not arrive in time is cancelled', async () => {
   const { at } = await start({ requestMs: 500 });
-  const call = begin(at, 500_000);
+  const call = begin(at, unfinished);
   await once(call, 'close');
   expect(call.rstCode).toBe(constants.NGHTTP2_CANCEL);
 });
 
-it('a call whose message has arrived may take longer than a message may', async () => {
+it('a call whose message has arrived may take longer than a message and an answer may', async () => {
   const requestMs = 2_000;
-  const { at } = await start({ requestMs });
+  const { at } = await start({ requestMs, answerMs: 1_000 });
   const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
   const { promise, resolve: answer } = Promise.withResolvers<void>();
   answered = promise;
@@ -178,4 +179,14 @@ it('a call whose message has arrived may take longer than a message may', async 
   await sleep(requestMs + 500);
   answer();
   expect(await waited).toBe('answered');
+});
+
+it('a call whose answer is not read in time is cancelled', async () => {
+  const { at } = await start({ answerMs: 500 });
+  arrived = () => undefined;
+  answered = Promise.resolve();
+  const call = begin(at, Buffer.alloc(5), { initialWindowSize: 0 });
+  call.end();
+  await once(call, 'close');
+  expect(call.rstCode).toBe(constants.NGHTTP2_CANCEL);
 });

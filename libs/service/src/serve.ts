@@ -184,7 +184,8 @@ export const serve = async (service: Service): Promise<string> => {
       readiness.add(messagesBy(broker), () => Promise.resolve(conditionOf(broker, isReached())));
     const { HTTP_MAX_CONNECTIONS: maxConnections = usualConnectionLimits.maxConnections } = service;
     const { HTTP_REQUEST_MS: requestMs = usualConnectionLimits.requestMs } = service;
-    const limits = { maxConnections, requestMs };
+    const { HTTP_ANSWER_MS: answerMs = usualConnectionLimits.answerMs } = service;
+    const limits = { maxConnections, requestMs, answerMs };
     if (service.grpc) await app.get(GrpcListener).open(app, { ...service.grpc, limits }, requestLog);
     return app;
   };
