@@ -1,8 +1,9 @@
-import type { Server as NetServer } from 'node:net';
+import { constants, type Http2Server, type ServerHttp2Stream } from 'node:http2';
 import {
   Server,
   ServerCredentials,
   ServerInterceptingCall,
+  status as Code,
   type Metadata,
   type ServerInterceptor,
   type ServerUnaryCall,
@@ -57,6 +58,8 @@ const askAgainMs = 1_000;
 const drainMs = 10_000;
 
 const saidEveryMs = 10_000;
+/** How often clients that do not read are looked for, in milliseconds. */
+const lookMs = 500;
 
 /** A private field of the server in grpc-js 1.14: the interval of keep-alive pings in milliseconds; 0 for none. */
 const keepalive = 'keepaliveTimeMs';
@@ -70,6 +73,16 @@ const serverOptions = {
 };
 
 type Call = ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>;
+
+/** Limits that keep slow or numerous clients from using up resources that others need. */
+export interface GrpcClientLimits {
+  /** Further connections are closed at once. */
+  maxConnections: number;
+  /** How long a request may take to arrive, in milliseconds. */
+  requestMs: number;
+  /** How long a client may read nothing of an answer that waits for it, in milliseconds. */
+  answerMs: number;
+}
 
 /**
  * Nest's gRPC server with health and reflection services, trace contexts and deadlines, proper errors for requests that
@@ -93,7 +106,7 @@ export class GrpcServer extends ServerGrpc {
 
   /**
    * @param at `host:port`
-   * @param maxConnections further connections are closed at once; no limit if left out
+   * @param limits none if left out
    */
   constructor(
     private readonly at: string,
@@ -103,7 +116,7 @@ export class GrpcServer extends ServerGrpc {
     private readonly requestLog: RequestLog,
     metrics?: Metrics,
     private readonly traces?: Traces,
-    private readonly maxConnections?: number,
+    private readonly limits?: GrpcClientLimits,
   ) {
     const definition = definitionOf(service);
     super({ package: service.package, packageDefinition: definition });
@@ -132,24 +145,21 @@ export class GrpcServer extends ServerGrpc {
   override addHandler(pattern: unknown, handler: MessageHandler, isEvent?: boolean): void {
     const { rpc = '' } = pattern as { rpc?: string };
     const isStream = this.streams.has(rpc);
+    const scope = this.scopeOf(rpc);
     // The same limits as over REST, because it is the same work. Streams take no capacity, so they do not count.
     const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
-    // Handlers of other services pass here too; they are never called.
-    const scope = this.service.scopes[rpc] ?? 'operator';
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
       const startedAt = performance.now();
-      const refusal =
-        (await refusalIn(() => this.admitCaller(metadata, call, scope))) ??
-        (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
+      const refusal = request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter));
       if (refusal) {
-        this.answered(rpc, startedAt, this.workOf(metadata, callers.get(call)), refusal);
+        this.answered(rpc, startedAt, this.workOf(metadata), refusal);
         return throwError(() => statusOf(refusal));
       }
-      const { work, end } = this.begin(rpc, startedAt, metadata, callers.get(call));
+      const { work, end } = this.begin(rpc, startedAt, metadata);
       const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) {
-        const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, call, scope);
+        const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, scope);
         return this.transformToObservable(await answer).pipe(takeUntil(merge(this.closing, refused)));
       }
       const entered = limiter.enter();
@@ -171,9 +181,9 @@ export class GrpcServer extends ServerGrpc {
   }
 
   /** Authenticates the caller and checks its rate limit and scope. */
-  private async admitCaller(metadata: Metadata, call: Call, scope: Scope): Promise<void> {
+  private async admitCaller(metadata: Metadata, scope: Scope): Promise<void> {
     const caller = await this.callerIn(metadata);
-    callers.set(call, caller);
+    callers.set(metadata, caller);
     const standing = await this.authenticator.standingOf(caller);
     // Also counts callers without the scope, as over REST, because they are answered too.
     if (standing?.isRefused) throw tooMany(standing);
@@ -186,13 +196,8 @@ export class GrpcServer extends ServerGrpc {
   }
 
   /** @returns the context of the call, and a function that ends it once; for a stream that function does nothing */
-  private begin(
-    rpc: string,
-    startedAt: number,
-    metadata: Metadata,
-    caller: Caller | undefined,
-  ): { work: Work; end: (error?: unknown) => void } {
-    const asked = this.workOf(metadata, caller);
+  private begin(rpc: string, startedAt: number, metadata: Metadata): { work: Work; end: (error?: unknown) => void } {
+    const asked = this.workOf(metadata);
     if (this.streams.has(rpc)) return { work: asked, end: () => undefined };
     const attributes = { 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` };
     const span = this.traces?.begin(attributes['rpc.method'], asked.traceparent, { kind: 'server', attributes });
@@ -209,9 +214,13 @@ export class GrpcServer extends ServerGrpc {
     return { work, end };
   }
 
-  private workOf(metadata: Metadata, caller: Caller | undefined): Work {
+  private workOf(metadata: Metadata): Work {
     const traceparent = traceparentOf(metadata.get('traceparent')[0]);
-    return { traceparent, requestId: requestIdOf(metadata.get('x-request-id')[0]), tenant: caller?.tenant };
+    return {
+      traceparent,
+      requestId: requestIdOf(metadata.get('x-request-id')[0]),
+      tenant: callers.get(metadata)?.tenant,
+    };
   }
 
   /** Records the duration of a call and writes it to the request log. */
@@ -231,8 +240,8 @@ export class GrpcServer extends ServerGrpc {
   }
 
   /** Fails once the follower of a stream is no longer authorised; not while that cannot be checked. */
-  private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
-    const caller = callers.get(call)!;
+  private refusalOfFollower(metadata: Metadata, scope: Scope): Observable<never> {
+    const caller = callers.get(metadata)!;
     const again = interval(askAgainMs).pipe(
       exhaustMap(() => refusalIn(async () => allow(await this.callerIn(metadata), scope))),
       mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => it) : EMPTY)),
@@ -246,12 +255,12 @@ export class GrpcServer extends ServerGrpc {
   }
 
   override async createClient(): Promise<Server> {
-    const server = new Server({ ...serverOptions, interceptors: [this.noteEndless] });
+    const server = new Server({ ...serverOptions, interceptors: [this.admitEarly, this.noteEndless] });
     await new Promise<void>((resolve, reject) =>
       server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
     );
     if (typeof server[keepalive] !== 'number') throw new Error(`grpc-js has no field ${keepalive} any more`);
-    this.limitConnections(server);
+    if (this.limits) this.limitClients(server, this.limits);
     this.health.addToServer(server);
     const files = [this.service.descriptors, healthDescriptors].flatMap(filesIn);
     const described = { files: { fileDescriptorProtos: files } } as unknown as PackageDefinition;
@@ -259,16 +268,24 @@ export class GrpcServer extends ServerGrpc {
     return server;
   }
 
-  /** grpc-js has no option for it, and does not count connections. */
-  private limitConnections(server: Server): void {
-    const most = this.maxConnections;
-    if (most === undefined) return;
+  /** grpc-js has no options for this. */
+  private limitClients(server: Server, { maxConnections, requestMs, answerMs }: GrpcClientLimits): void {
     const sayFull = throttled(saidEveryMs);
     const warn = (): void =>
-      this.logger.warn(`gRPC: all ${most} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
-    for (const listening of (server['http2Servers'] as Map<NetServer, unknown>).keys()) {
-      listening.maxConnections = most;
+      this.logger.warn(`gRPC: all ${maxConnections} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
+    for (const listening of (server['http2Servers'] as Map<Http2Server, unknown>).keys()) {
+      listening.maxConnections = maxConnections;
       listening.on('drop', () => sayFull(warn));
+      const unread = new Map<ServerHttp2Stream, { bytes: number; since: number }>();
+      listening.on('stream', (stream) => {
+        const late = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), requestMs).unref();
+        for (const end of ['end', 'close']) stream.once(end, () => clearTimeout(late));
+        unread.set(stream, { bytes: 0, since: 0 });
+        stream.once('close', () => unread.delete(stream));
+      });
+      // Not the timeout of the stream, which every ping on its connection renews.
+      const looking = setInterval(() => cutUnread(unread, answerMs), lookMs).unref();
+      listening.once('close', () => clearInterval(looking));
     }
   }
 
@@ -298,6 +315,38 @@ export class GrpcServer extends ServerGrpc {
     });
   }
 
+  /**
+   * Refuses callers before their message is read, as over REST: without a key, nobody can make the server keep messages that
+   * never end.
+   */
+  private readonly admitEarly: ServerInterceptor = ({ path }, call) => {
+    const [service, rpc] = path.slice(1).split('/') as [string, string];
+    if (service !== this.serviceName) return new ServerInterceptingCall(call);
+    const startedAt = performance.now();
+    const admit = async (metadata: Metadata, go: (metadata: Metadata) => void): Promise<void> => {
+      const refusal = await refusalIn(() => this.admitCaller(metadata, this.scopeOf(rpc)));
+      if (!refusal) return go(metadata);
+      this.answered(rpc, startedAt, this.workOf(metadata), refusal);
+      const { code, details, metadata: about } = statusOf(refusal);
+      call.sendStatus({ code, details, metadata: about });
+    };
+    return new ServerInterceptingCall(call, {
+      start: (next) =>
+        next({
+          onReceiveMetadata: (metadata, go) =>
+            void admit(metadata, go).catch((error: unknown) => {
+              this.logger.error(`${path} failed`, error instanceof Error ? error.stack : String(error));
+              call.sendStatus({ code: Code.INTERNAL, details: 'The call failed on our side. It may be sent again.' });
+            }),
+        }),
+    });
+  };
+
+  private scopeOf(rpc: string): Scope {
+    // Handlers of other services are registered too; they are never called.
+    return this.service.scopes[rpc] ?? 'operator';
+  }
+
   private readonly noteEndless: ServerInterceptor = ({ path, responseStream }, call) => {
     if (!responseStream || path.startsWith(`/${this.serviceName}/`)) return new ServerInterceptingCall(call);
     const { code, details } = statusOf(stopping());
@@ -324,6 +373,16 @@ export class GrpcServer extends ServerGrpc {
     });
   };
 }
+
+/** Ends the streams that have sent nothing for a time, although something waits to be sent. */
+const cutUnread = (unread: Map<ServerHttp2Stream, { bytes: number; since: number }>, answerMs: number): void => {
+  const now = performance.now();
+  for (const [stream, { bytes, since }] of unread) {
+    const { writableLength } = stream;
+    if (writableLength === 0 || writableLength !== bytes) unread.set(stream, { bytes: writableLength, since: now });
+    else if (now - since >= answerMs) stream.close(constants.NGHTTP2_CANCEL);
+  }
+};
 
 const stopping = (): CleaveError =>
   new CleaveError(

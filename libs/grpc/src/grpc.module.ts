@@ -12,7 +12,7 @@ import { Readiness } from '#health';
 import { Authenticator } from '#security';
 import { Metrics, RequestLog, Traces } from '#telemetry';
 import type { GrpcService } from './definition.js';
-import type { GrpcServer } from './grpc-server.js';
+import type { GrpcClientLimits, GrpcServer } from './grpc-server.js';
 
 const healthEveryMs = 1_000;
 
@@ -23,8 +23,8 @@ export interface GrpcListening {
   service: GrpcService;
   /** The environment variable with the address. */
   variable: string;
-  /** Limit of concurrent connections; no limit if left out. */
-  maxConnections?: number;
+  /** No limits if left out. */
+  limits?: GrpcClientLimits;
 }
 
 /** Starts and stops the gRPC server of an app, if it has one. */
@@ -46,7 +46,7 @@ export class GrpcListener implements OnModuleDestroy {
    */
   async open(
     app: INestApplication,
-    { at, service, variable, maxConnections }: GrpcListening,
+    { at, service, variable, limits }: GrpcListening,
     requestLog = new RequestLog(),
   ): Promise<void> {
     if (at === undefined) return;
@@ -56,7 +56,7 @@ export class GrpcListener implements OnModuleDestroy {
     // Loaded only if it is used, because grpc-js and protobufjs take a tenth of the time of a start.
     const { GrpcServer } = await import('./grpc-server.js');
     const server = new GrpcServer(
-      ...([at, service, admission, authenticator, requestLog, metrics, traces, maxConnections] as const),
+      ...([at, service, admission, authenticator, requestLog, metrics, traces, limits] as const),
     );
     const microservice = app.connectMicroservice({ strategy: server });
     try {

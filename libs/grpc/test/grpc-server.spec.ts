@@ -1,4 +1,5 @@
-import type { Http2Server } from 'node:http2';
+import { once } from 'node:events';
+import { connect, constants, type Http2Server, type Settings } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials, status as Code, type Server } from '@grpc/grpc-js';
 import { afterEach, expect, it } from '@jest/globals';
@@ -10,7 +11,7 @@ import { Authenticator } from '#security';
 import { RequestLog } from '#telemetry';
 import { eventually, freePort } from '#testing';
 import { messagesIn } from '../src/definition.js';
-import { GrpcServer } from '../src/grpc-server.js';
+import { GrpcServer, type GrpcClientLimits } from '../src/grpc-server.js';
 
 const text = (id: number) => ({ type: 'string', id });
 const many = (type: string, id: number) => ({ rule: 'repeated', type, id });
@@ -82,11 +83,14 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-const start = async (maxConnections?: number): Promise<{ at: string; server: PingingServer }> => {
+const start = async (
+  limits: Partial<GrpcClientLimits> = {},
+  authenticator = new Authenticator(),
+): Promise<{ at: string; server: PingingServer }> => {
   const at = `127.0.0.1:${await freePort()}`;
   const admission = new Admission();
-  const asked = [at, service, admission, new Authenticator(), new RequestLog(), undefined, undefined] as const;
-  const server = new PingingServer(...asked, maxConnections);
+  const asked = [at, service, admission, authenticator, new RequestLog(), undefined, undefined] as const;
+  const server = new PingingServer(...asked, { maxConnections: 100, requestMs: 60_000, answerMs: 60_000, ...limits });
   const app = await NestFactory.createMicroservice(ProbeModule, { strategy: server, logger: false });
   closing.push(
     async () => admission.onApplicationShutdown(),
@@ -124,7 +128,7 @@ it('a call in flight is answered while the server drains, even if keepalive ping
 });
 
 it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
-  const { at } = await start(1);
+  const { at } = await start({ maxConnections: 1 });
   const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
   const { promise, resolve: answer } = Promise.withResolvers<void>();
   answered = promise;
@@ -133,4 +137,56 @@ it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
   expect(await wait(at)).toBe('UNAVAILABLE');
   answer();
   expect(await first).toBe('answered');
+});
+
+/** A call on a connection of its own, with what is sent of its message. */
+const begin = (at: string, sent: Buffer, settings: Settings = {}) => {
+  const client = connect(`http://${at}`, { settings });
+  client.on('error', () => undefined);
+  closing.push(async () => client.destroy());
+  const request = client.request({
+    ...{ ':method': 'POST', ':path': '/probe.Probe/Wait', 'content-type': 'application/grpc', te: 'trailers' },
+  });
+  request.on('error', () => undefined).resume();
+  request.write(sent);
+  return request;
+};
+
+/** The beginning of a message of half a megabyte. */
+const unfinished = Buffer.concat([Buffer.from([0, 0, 8, 0, 0]), Buffer.alloc(500_000)]);
+
+it('a caller without a key is refused before its message has arrived', async () => {
+  const { at } = await start({}, new Authenticator({ ADMIN_KEY: ['k'.repeat(32)] }));
+  const [headers] = (await once(begin(at, unfinished), 'response')) as [Record<string, string>];
+  expect(headers['grpc-status']).toBe(String(Code.UNAUTHENTICATED));
+});
+
+it('a call whose message does not arrive in time is cancelled', async () => {
+  const { at } = await start({ requestMs: 500 });
+  const call = begin(at, unfinished);
+  await once(call, 'close');
+  expect(call.rstCode).toBe(constants.NGHTTP2_CANCEL);
+});
+
+it('a call whose message has arrived may take longer than a message and an answer may', async () => {
+  const requestMs = 2_000;
+  const { at } = await start({ requestMs, answerMs: 1_000 });
+  const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
+  const { promise, resolve: answer } = Promise.withResolvers<void>();
+  answered = promise;
+  const waited = wait(at);
+  await hasArrived;
+  await sleep(requestMs + 500);
+  answer();
+  expect(await waited).toBe('answered');
+});
+
+it('a call whose answer is not read in time is cancelled', async () => {
+  const { at } = await start({ answerMs: 500 });
+  arrived = () => undefined;
+  answered = Promise.resolve();
+  const call = begin(at, Buffer.alloc(5), { initialWindowSize: 0 });
+  call.end();
+  await once(call, 'close');
+  expect(call.rstCode).toBe(constants.NGHTTP2_CANCEL);
 });

@@ -7,6 +7,9 @@ import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import type { NamedOperation } from './wire.js';
 
+/** The module that a pattern, `<module>.<operation>`, belongs to. */
+export const moduleOf = (pattern: string): string => pattern.slice(0, pattern.indexOf('.'));
+
 /** How long a shutdown waits for accepted requests. */
 export const drainMs = 10_000;
 
@@ -31,7 +34,7 @@ export abstract class AnsweringServer extends Server {
 
   /** The modules that this application answers for. */
   protected get modules(): ReadonlySet<string> {
-    return new Set(this.operations.map(({ pattern }) => pattern.slice(0, pattern.indexOf('.'))));
+    return new Set(this.operations.map(({ pattern }) => moduleOf(pattern)));
   }
 
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {

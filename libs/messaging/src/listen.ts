@@ -28,9 +28,9 @@ function serverAt(
       if (at.endpoints.length !== 1) throw new Error(`${addressText(at)} must name exactly one host:port to listen at`);
       return new TcpServer(at.endpoints[0] as Endpoint, admission, signing, canServe);
     case 'redis':
-      return new RedisServer(at.url, admission, signing);
+      return new RedisServer(at.url, admission, signing, canServe);
     case 'nats':
-      return new NatsServer(at, admission, signing);
+      return new NatsServer(at, admission, signing, canServe);
   }
 }
 
@@ -88,7 +88,7 @@ async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>)
  *
  * While Redis or NATS is not reachable yet, it waits, as for a database.
  *
- * @param canServe whether the application is ready; clients that balance over several instances ask for it
+ * @param canServe whether the application is ready; asked for before an instance that was ejected gets requests again
  * @returns for each broker in use (`redis`, `nats`), a function that tells whether it is reached at present
  * @throws Error that names the address and what is wrong with it, or a module that is configured as in-process and is not
  */

@@ -16,7 +16,12 @@ export const requestSubject = (pattern: string, at = requests): string => `${at}
 export const patternOf = (subject: string): string => subject.split('.').slice(-2).join('.');
 /** A subject for requests to one particular instance. */
 export const newOwnSubject = (): string => `cleave.requests-of.${randomUUID()}`;
-/** Every instance of the module subscribes to it, and replies with its own subject. */
+/**
+ * Every instance of the module is in the queue group of this prefix too. It gets the requests that find nobody in the usual
+ * group, because all instances have left that: they fail.
+ */
+export const lastResort = 'cleave.requests-of.anyone';
+/** Every instance of the module subscribes to it, and replies with its own subject unless it fails. */
 export const presentSubject = (module: string): string => `cleave.present.${module}`;
 /** Every instance of the module subscribes to it, and replies if it still has one of the listed requests. */
 export const carriedSubject = (module: string): string => `cleave.carried.${module}`;

@@ -4,6 +4,7 @@ import type { Ended, Question, Route } from './client.js';
 import {
   carriedSubject,
   encodeFrame,
+  lastResort,
   NatsPeer,
   NobodyThere,
   presentIn,
@@ -16,8 +17,8 @@ import {
 const lookAfterMs = 1_000;
 
 /**
- * Calls one module over NATS. A request goes to one of the subscribed instances. If there is none, NATS reports it and the
- * request fails at once; if the connection is lost, all pending requests fail at once.
+ * Calls one module over NATS. A request goes to one of the subscribed instances. If there is none, not even one that fails,
+ * NATS reports it and the request fails at once; if the connection is lost, all pending requests fail at once.
  *
  * NATS does not report that an instance was killed. So every second without a reply, the instances are asked whether one has
  * the request. If none has it, it is lost or lies with an instance that is stuck. An idempotent request is then sent once
@@ -58,15 +59,16 @@ export class NatsRoute implements Route {
     const send = (at?: string) => {
       const { meta, body } = message();
       const frame = encodeFrame({ meta }, body);
-      asked.push(
-        this.peer.ask(requestSubject(pattern, at), frame, meta.remainingMs, (heard) => {
-          // The instance has left since it reported itself present.
-          if (heard instanceof NobodyThere && at !== undefined) send();
-          else if (heard instanceof Error) end(heard instanceof NobodyThere ? this.nobody() : heard);
-          else if ('err' in heard.head) end(heard.head['err']);
-          else end(undefined, heard.body);
-        }),
-      );
+      const one = this.peer.ask(requestSubject(pattern, at), frame, meta.remainingMs, (heard) => {
+        if (heard instanceof NobodyThere && at !== lastResort) {
+          // Nobody has got it. An instance that had reported itself present has left since; or all have left the group.
+          asked.splice(asked.indexOf(one), 1);
+          send(at === undefined ? lastResort : undefined);
+        } else if (heard instanceof Error) end(heard instanceof NobodyThere ? this.nobody() : heard);
+        else if ('err' in heard.head) end(heard.head['err']);
+        else end(undefined, heard.body);
+      });
+      asked.push(one);
     };
     let look: Asked | undefined;
     let lookForAnother: Asked | undefined;

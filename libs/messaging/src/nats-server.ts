@@ -5,7 +5,7 @@ import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { backoffMs } from '#periodic';
 import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
 import { setTimeout } from 'node:timers/promises';
-import { AnsweringServer, drainMs } from './answering-server.js';
+import { AnsweringServer, drainMs, moduleOf } from './answering-server.js';
 import type { Outcome } from './answers.js';
 import { InFlight } from './in-flight.js';
 import {
@@ -13,6 +13,7 @@ import {
   decodeFrame,
   encodeFrame,
   group,
+  lastResort,
   NatsPeer,
   newOwnSubject,
   patternOf,
@@ -20,10 +21,67 @@ import {
   requestSubject,
   type Frame,
 } from './nats-peer.js';
+import { SelfEjection } from './self-ejection.js';
 import type { Signing } from './signing.js';
 import { toWireError } from './wire.js';
 
-/** Answers over NATS, as a member of the queue group of each module that this application answers for. */
+/** The membership of one module in its queue group, which it leaves while its requests fail. */
+class Membership {
+  private readonly ejection: SelfEjection;
+  private subscription: Subscription | undefined;
+  private isForOne = false;
+  private isClosed = false;
+
+  /** @param join joins the group, for one request only or for all */
+  constructor(
+    module: string,
+    canServe: () => Promise<boolean>,
+    private readonly join: (isForOne: boolean) => Subscription,
+  ) {
+    this.ejection = new SelfEjection(module, canServe, () => this.follow());
+    this.follow();
+  }
+
+  get isEjected(): boolean {
+    return this.ejection.state === 'ejected';
+  }
+
+  answered(error: unknown): void {
+    this.ejection.answered(error);
+    // The request may have said nothing, and the subscription that was for it alone is over.
+    if (this.ejection.state === 'probing') this.follow();
+  }
+
+  /** Leaves the group for good. */
+  async close(): Promise<void> {
+    this.isClosed = true;
+    this.ejection.close();
+    await this.leave();
+  }
+
+  private async leave(): Promise<void> {
+    const left = this.subscription;
+    this.subscription = undefined;
+    if (left && !left.isClosed()) await left.drain();
+  }
+
+  private follow(): void {
+    if (this.isClosed) return;
+    const isForOne = this.ejection.state === 'probing';
+    const isIn = this.subscription?.isClosed() === false;
+    if (isIn && !this.isEjected && (isForOne || !this.isForOne)) return;
+    // If NATS is not reached, the subscription is forgotten.
+    this.leave().catch(() => undefined);
+    if (this.isEjected) return;
+    this.isForOne = isForOne;
+    this.subscription = this.join(isForOne);
+  }
+}
+
+/**
+ * Answers over NATS, as a member of the queue group of each module that this application answers for. While the requests to
+ * a module fail, it leaves the group; if all instances have, requests reach it as the last resort.
+ */
 export class NatsServer extends AnsweringServer implements CustomTransportStrategy {
   override readonly transportId = Symbol('nats-requests');
   private readonly peer: NatsPeer;
@@ -31,11 +89,17 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   private readonly carried = new Set<string>();
   private readonly handling = new InFlight();
   private readonly own = newOwnSubject();
+  private readonly memberships = new Map<string, Membership>();
   private subscriptions: Subscription[] = [];
   private largestBytes = 0;
   private isClosed = false;
 
-  constructor(at: NatsAddress, admission: Admission, signing?: Signing) {
+  constructor(
+    at: NatsAddress,
+    admission: Admission,
+    signing?: Signing,
+    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+  ) {
     super(admission, signing);
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);
   }
@@ -54,8 +118,9 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   /** Leaves the queue groups, answers all requests that NATS has delivered already, and then closes the connection. */
   override async close(): Promise<void> {
     this.isClosed = true;
+    const left = [...this.memberships.values()].map((it) => it.close());
     // The link has logged a failed drain; callers lost the connection too, or find no instance with their request.
-    await Promise.allSettled(this.subscriptions.map((it) => it.drain()));
+    await Promise.allSettled([...left, ...this.subscriptions.map((it) => it.drain())]);
     if (!(await this.handling.idle(drainMs))) {
       this.logger.error(`${this.handling.count} requests were not finished within ${drainMs} ms and are cut off`);
     }
@@ -76,12 +141,18 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
           callback: (error: Error | null, message: Msg) => (error ? void refused.push(error) : hear(message)),
         });
         const take = heard((message) => this.take(message));
+        const membership = new Membership(module, this.canServe, (isForOne) =>
+          connection.subscribe(requestSubject(`${module}.*`), { queue: group, ...(isForOne && { max: 1 }), ...take }),
+        );
+        this.memberships.set(module, membership);
         this.subscriptions.push(
-          connection.subscribe(requestSubject(`${module}.*`), { queue: group, ...take }),
+          connection.subscribe(requestSubject(`${module}.*`, lastResort), { queue: group, ...take }),
           connection.subscribe(requestSubject(`${module}.*`, this.own), take),
           connection.subscribe(
             presentSubject(module),
-            heard((message) => message.respond(encodeFrame({ at: this.own }))),
+            heard((message) => {
+              if (!membership.isEjected) message.respond(encodeFrame({ at: this.own }));
+            }),
           ),
         );
         connection.subscribe(
@@ -122,7 +193,9 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
       const arrivedAt = performance.now();
       const { head, body } = await this.peer.request(message);
       const meta = timeLeft(head, performance.now() - arrivedAt);
-      const outcome = await this.receive(patternOf(message.subject), { meta, body });
+      const pattern = patternOf(message.subject);
+      const outcome = await this.receive(pattern, { meta, body });
+      this.memberships.get(moduleOf(pattern))?.answered(outcome.err);
       await this.peer.answer(reply, replyFrame(outcome), meta.remainingMs);
     } catch (error) {
       this.notHandled(message, reply, error as Error);

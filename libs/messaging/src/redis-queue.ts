@@ -25,12 +25,15 @@ export interface QueueKeys {
   alive: string;
   /** Instances that accept requests, scored likewise. */
   accepting: string;
+  /** Those of them that fail, and therefore leave requests to the others; scored likewise. */
+  ejected: string;
 }
 
 export const queueKeys = (module: string): QueueKeys => ({
   requests: `cleave:{${module}}:requests`,
   alive: `cleave:{${module}}:alive`,
   accepting: `cleave:{${module}}:accepting`,
+  ejected: `cleave:{${module}}:ejected`,
 });
 
 export interface AskedRequest {
@@ -123,20 +126,37 @@ return kept`,
     transformReply: (reply: unknown) => reply as 'nobody' | number,
   }),
 
-  /** Renews an instance's sign of life, and whether it accepts requests. @returns the time of Redis in ms */
+  /**
+   * Renews an instance's sign of life, whether it accepts requests, and whether it is ejected: that is refused if it is the
+   * last one. In one script, so that two instances cannot leave the requests to each other.
+   *
+   * @returns the time of Redis in ms, and how many other instances accept requests and are not ejected
+   */
   showLife: defineScript({
-    NUMBER_OF_KEYS: 2,
+    NUMBER_OF_KEYS: 3,
     SCRIPT: `${now}
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. now)
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-if ARGV[3] == '1' then redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1]) end
-return now`,
-    parseCommand(parser, { alive, accepting }: QueueKeys, instance: string, isAccepting: boolean) {
-      parser.pushKeys([alive, accepting]);
-      parser.push(instance, String(aliveMs), isAccepting ? '1' : '0');
+for _, key in ipairs(KEYS) do redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. now) end
+local expires = now + ARGV[2]
+redis.call('ZADD', KEYS[1], expires, ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+local others = redis.call('ZCARD', KEYS[2]) - redis.call('ZCARD', KEYS[3])
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) then others = others - 1 end
+if ARGV[3] ~= 'leaving' then redis.call('ZADD', KEYS[2], expires, ARGV[1]) end
+if ARGV[3] == 'ejected' and others > 0 then redis.call('ZADD', KEYS[3], expires, ARGV[1]) end
+return { now, others }`,
+    parseCommand(
+      parser,
+      { alive, accepting, ejected }: QueueKeys,
+      instance: string,
+      state: 'accepting' | 'ejected' | 'leaving',
+    ) {
+      parser.pushKeys([alive, accepting, ejected]);
+      parser.push(instance, String(aliveMs), state);
     },
-    transformReply: (reply: unknown) => reply as number,
+    transformReply: (reply: unknown) => {
+      const [redisTime, others] = reply as [number, number];
+      return { redisTime, others };
+    },
   }),
 };
 

@@ -23,6 +23,7 @@ import {
   type QueueKeys,
   type RedisConnection,
 } from './redis-queue.js';
+import { SelfEjection } from './self-ejection.js';
 import { isTooMuch, type WireError } from './wire.js';
 
 /** Small, so that several instances share a burst. */
@@ -46,6 +47,8 @@ export interface Work {
   mayRepeat(pattern: string): boolean;
   /** Whether the limiter would refuse one more request of this operation, which may be repeated. */
   isFull(pattern: string): boolean;
+  /** Whether the application is ready. */
+  canServe(): Promise<boolean>;
 }
 
 interface Entry {
@@ -126,7 +129,7 @@ const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.i
 /**
  * Reads the queue of one module as one consumer of its group. It takes all requests: the limiter admits some and refuses the
  * others at once, which in the queue would only fail at their deadline. If there are other instances, one that had to refuse
- * leaves new requests to them for a moment.
+ * leaves new requests to them for a moment, and one that fails until it may work again.
  *
  * A request is acknowledged and deleted once its reply has been published. When an instance dies, another one takes over its
  * requests as soon as its sign of life has expired: it carries out those of idempotent operations whose deadline has not
@@ -158,8 +161,9 @@ export class RedisReader {
   /** In terms of `performance.now()`. */
   private restUntil = 0;
   private restMs = firstRestMs;
-  /** Whether no other instance accepted requests at the last sign of life, at most about a second ago. */
+  /** Whether no other instance took requests at the last sign of life, at most about a second ago. */
   private isAlone = true;
+  private readonly ejection: SelfEjection;
 
   constructor(
     module: string,
@@ -170,6 +174,7 @@ export class RedisReader {
     this.logger = new Logger(`Queue of ${module}`);
     this.keys = queueKeys(module);
     this.reader = redisConnection(url, `reads-${module}`);
+    this.ejection = new SelfEjection(module, () => work.canServe(), this.tellEjection);
   }
 
   /** Whether the connection that reads requests is up. */
@@ -197,9 +202,11 @@ export class RedisReader {
   /** Stops reading and finishes the requests taken; the last instance also finishes those still queued. */
   async stop(): Promise<void> {
     this.isStopping = true;
+    this.ejection.close();
     this.wake?.();
     try {
-      await this.commands.zRem(this.keys.accepting, this.consumer);
+      const { accepting, ejected } = this.keys;
+      await this.commands.multi().zRem(accepting, this.consumer).zRem(ejected, this.consumer).exec();
       const others = await this.commands.zCard(this.keys.accepting);
       await this.stopReading();
       if (others === 0) await this.readTheRest();
@@ -219,9 +226,13 @@ export class RedisReader {
   }
 
   private async stopReading(): Promise<void> {
-    // Unblocks the read, which then returns nothing: cutting the connection could lose a request that is being delivered.
-    if (this.reader.isReady && this.readerId) await this.commands.clientUnblock(this.readerId);
+    await this.unblock();
     await this.reading;
+  }
+
+  /** The read then returns nothing; cutting the connection could lose a request that is being delivered. */
+  private async unblock(): Promise<void> {
+    if (this.reader.isReady && this.readerId) await this.commands.clientUnblock(this.readerId);
   }
 
   /** Terminates, because no client adds requests once no instance accepts them. */
@@ -255,10 +266,17 @@ export class RedisReader {
     while (!this.isStopping) {
       try {
         if (this.hasReconnected) await this.resume();
+        if (this.isEjected) {
+          await this.untilWoken(lifeSignMs);
+          continue;
+        }
+        const isProbing = this.ejection.state === 'probing';
+        // For no longer, because a request may take as long as its deadline.
+        if (isProbing) await this.inFlight.idle(lifeSignMs);
         const rest = this.restUntil - performance.now();
         if (rest > 0) await sleep(rest);
         // One at a time after a pause, to probe whether there is room again.
-        const count = rest > 0 ? 1 : readAtOnce;
+        const count = rest > 0 || isProbing ? 1 : readAtOnce;
         await this.takeAll(await this.read(blockMs, count));
       } catch (error) {
         await this.afterFailure(error as Error);
@@ -361,6 +379,7 @@ export class RedisReader {
         return await this.settle(id, request, { err: lostOnTheWay });
       }
       const outcome = await this.work.carryOut(request, { ...meta, remainingMs });
+      this.ejection.answered(outcome.err);
       if (!isTooMuch(outcome.err)) {
         this.restMs = firstRestMs;
         return await this.settle(id, request, outcome);
@@ -434,15 +453,31 @@ export class RedisReader {
 
   private async showLife(): Promise<void> {
     const before = performance.now();
-    const [redisTime, accepting] = await Promise.all([
-      this.commands.showLife(this.keys, this.consumer, !this.isStopping),
-      this.commands.zCard(this.keys.accepting),
-    ]);
-    this.isAlone = accepting <= 1;
+    const state = this.ejection.state === 'ejected' ? 'ejected' : 'accepting';
+    const { redisTime, others } = await this.commands.showLife(
+      this.keys,
+      this.consumer,
+      this.isStopping ? 'leaving' : state,
+    );
+    const wasEjected = this.isEjected;
+    this.isAlone = others === 0;
+    if (wasEjected && !this.isEjected) this.wake?.();
     // An answer that took long does not say when Redis read its clock: what was known before is better, if it is possible.
     const [least, most] = [redisTime - performance.now(), redisTime - before];
     if (this.clockOffsetMs < least || this.clockOffsetMs > most) this.clockOffsetMs = (least + most) / 2;
   }
+
+  /** Whether others take the requests, because this instance fails. */
+  private get isEjected(): boolean {
+    return this.ejection.state === 'ejected' && !this.isAlone;
+  }
+
+  private readonly tellEjection = (): void => {
+    if (this.isStopping || !this.commands.isReady) return;
+    if (!this.isEjected) this.wake?.();
+    const told = Promise.all([this.showLife(), this.isEjected ? this.unblock() : undefined]);
+    told.catch((error: Error) => this.tellUnlessLost(error));
+  };
 
   private readonly keepAlive = (): void => {
     if (!this.commands.isReady) return;
@@ -454,7 +489,7 @@ export class RedisReader {
     }
     this.takingOver = shown
       .then(() => this.settleAgain())
-      .then(() => (this.isStopping || this.isResuming ? undefined : this.takeOver()))
+      .then(() => (this.isStopping || this.isResuming || this.isEjected ? undefined : this.takeOver()))
       .catch((error: Error) => this.tellUnlessLost(error))
       .finally(() => {
         this.takingOver = undefined;

@@ -15,6 +15,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     private readonly url: string,
     private readonly limits: Admission,
     signing?: Signing,
+    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
   ) {
     super(limits, signing);
   }
@@ -46,6 +47,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
       carryOut: ({ pattern, body }, meta) => this.receive(pattern, { meta, body }),
       mayRepeat: (pattern) => repeatable.has(pattern),
       isFull: (pattern) => this.limits.limiterOf(pattern).isFull,
+      canServe: this.canServe,
     };
     try {
       await openPatiently(connection);

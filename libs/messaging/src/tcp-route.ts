@@ -1,5 +1,4 @@
 import { Targets, type Attempt, type Instance, type Outcome, type TargetsOptions } from '#balancing';
-import type { CleaveError } from '#contracts';
 import { within } from '#periodic';
 import { ClientTCP, type PacketId, type WritePacket } from '@nestjs/microservices';
 import { Socket } from 'node:net';
@@ -7,7 +6,7 @@ import { endpointText, type Endpoint } from './address.js';
 import { PendingRequests } from './pending-requests.js';
 import type { Ended, Question, Route } from './client.js';
 import { FrameSocket, isDrainNotice, keepAliveMs, probePattern } from './tcp-frames.js';
-import { isTooMuch, isWireError, type WireRequest } from './wire.js';
+import { isWireError, verdictOf, type WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
 /** A connection without any reply for this long, although requests were pending, counts as dead. */
@@ -251,17 +250,10 @@ export const tcpTargets = (
     instanceAt: ({ port }, host, leaving) => new TcpInstance({ host, port }, maxBytes, leaving),
   });
 
-const failing: ReadonlySet<unknown> = new Set<CleaveError['code']>(['unavailable', 'internal']);
-
-/** Only an Error arose on this side. Answers that are no contract errors mean that the operation has no handler there. */
+/** Only an Error arose on this side. */
 function outcomeOf(error: unknown): Outcome {
   if (error instanceof NotConnected) return 'not-sent';
-  if (error instanceof Error) return 'lost';
-  // An unknown code comes from a newer version of the module.
-  if (!isWireError(error))
-    return typeof (error as { code?: unknown } | null)?.code === 'string' ? 'answered' : 'failing';
-  if (isTooMuch(error) || error.code === 'deadline-exceeded') return 'busy';
-  return failing.has(error.code) ? 'failing' : 'answered';
+  return error instanceof Error ? 'lost' : verdictOf(error);
 }
 
 /** Sends requests to the instances of a module over TCP. */

@@ -167,3 +167,20 @@ export const isWireError = (error: unknown): error is WireError =>
   isErrorCode(error.code) &&
   'detail' in error &&
   typeof error.detail === 'string';
+
+const failures: ReadonlySet<ErrorCode> = new Set(['unavailable', 'internal']);
+
+/**
+ * What an answer says about the instance that gave it: that it works, that it has too much to do or too little time, or that
+ * it fails.
+ */
+export function verdictOf(error: unknown): 'answered' | 'busy' | 'failing' {
+  if (error === undefined) return 'answered';
+  // An unknown code comes from a newer version of the module. What has no code means that the operation has no handler there.
+  if (!isWireError(error)) {
+    const hasCode = typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string';
+    return hasCode ? 'answered' : 'failing';
+  }
+  if (isTooMuch(error) || error.code === 'deadline-exceeded') return 'busy';
+  return failures.has(error.code) ? 'failing' : 'answered';
+}

@@ -15,12 +15,12 @@ import { expect, it } from '@jest/globals';
 import { createClient } from '@redis/client';
 import { getEventListeners } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { address, Messenger, type Address, type ContractClient } from '../src/index.js';
+import { address, addressText, Messenger, type Address, type ContractClient } from '../src/index.js';
 import { queueKeys } from '../src/redis-queue.js';
 import { probeContract, startInstance, startProcess, type Instance } from './probe.js';
 
@@ -39,7 +39,8 @@ const earlyMs = 50;
  * where an instance was ejected several times, within six.
  */
 const recoveryMs = 20_000;
-const idleCloseMs = 5_000;
+/** A close that waits for something waits for up to ten seconds. */
+const idleCloseMs = 9_000;
 
 /** The result of each kind of call while nothing is broken. */
 const expected = {
@@ -260,7 +261,8 @@ class Trial {
   get summary(): string {
     const outcomes = Object.groupBy(this.calls, ({ outcome }) => outcome);
     const counts = Object.entries(outcomes).map(([outcome, some]) => `${outcome} ${some!.length}`);
-    return `${this.way.name}: ${this.faults.join(', ')}; ${counts.join(', ')}`;
+    const ports = [this.way.at, ...this.way.listen].map(addressText);
+    return `${this.way.name} (${ports.join(' ')}): ${this.faults.join(', ')}; ${counts.join(', ')}`;
   }
 
   private async start(slot: number, isProcess: boolean): Promise<void> {
@@ -544,6 +546,17 @@ const resources = (): string[] =>
     .filter((kind) => /^(?:Timeout|TCP|Pipe|Process)/.test(kind))
     .toSorted();
 
+/** The ends of the open sockets, to find out whose they are. */
+const openSockets = (): string[] => {
+  const { _getActiveHandles } = process as unknown as { _getActiveHandles(): unknown[] };
+  return _getActiveHandles.call(process).flatMap((it) => {
+    if (!(it instanceof Socket) || it.localPort === undefined) return [];
+    const { localPort, remotePort, connecting, readyState, bytesRead, bytesWritten } = it;
+    const state = `${connecting ? 'connecting' : readyState}, ${bytesRead} bytes read, ${bytesWritten} written`;
+    return [`${localPort} to ${remotePort}: ${state}`];
+  });
+};
+
 const itWithServers = await natsOrSkip(await redisOrSkip(it));
 
 itWithServers(
@@ -576,7 +589,11 @@ itWithServers(
       const left = [...before];
       return resources().filter((kind) => left.splice(left.indexOf(kind), left.includes(kind) ? 1 : 0).length === 0);
     };
-    await eventually(async () => expect(added()).toEqual([]), isLong ? 60_000 : 10_000);
+    const leftOver = () => {
+      const kinds = added();
+      return { kinds, sockets: kinds.length > 0 ? openSockets() : [] };
+    };
+    await eventually(async () => expect(leftOver()).toEqual({ kinds: [], sockets: [] }), isLong ? 60_000 : 10_000);
   },
   isLong ? 3_600_000 : undefined,
 );

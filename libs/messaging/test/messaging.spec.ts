@@ -129,7 +129,7 @@ describe('TCP', () => {
 
     const port = await freePort();
     await start(port);
-    const signal = AbortSignal.timeout(3_000);
+    const signal = AbortSignal.timeout(60_000);
     await expect(fetch(`http://127.0.0.1:${port}/health/ready`, { signal })).rejects.toThrow('fetch failed');
   });
 

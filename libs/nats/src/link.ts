@@ -1,5 +1,8 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { subscribe } from 'node:diagnostics_channel';
+import type { Socket } from 'node:net';
 import { Logger } from '@nestjs/common';
-import { connect, errors, type NatsConnection } from '@nats-io/transport-node';
+import { connect, errors, type ConnectionOptions, type NatsConnection } from '@nats-io/transport-node';
 import { whyDistrusted } from '#config';
 import { backoffMs } from '#periodic';
 import type { NatsAddress } from './address.js';
@@ -21,6 +24,29 @@ const whyRefused = (error: Error): string | undefined =>
 /** Whether NATS was reached but rejects the credentials, or is not trusted. */
 export const isRefusedByNats = (error: unknown): boolean =>
   !!error && (whyRefused(error as Error) !== undefined || isRefusedByNats((error as Error).cause));
+
+/** The newest socket of an attempt to connect; null once that has ended. */
+const dialing = new AsyncLocalStorage<{ socket?: Socket | null }>();
+subscribe('net.client.socket', (event) => {
+  const attempt = dialing.getStore();
+  if (attempt && attempt.socket !== null) attempt.socket = (event as { socket: Socket }).socket;
+});
+
+/**
+ * Closes the socket of a failed attempt. The client (3.4) leaves it open if the server accepts the connection and then says
+ * nothing, as one that is suspended does; the next attempt closes only those of the same call of `connect`.
+ */
+async function connectOrClose(options: ConnectionOptions): Promise<NatsConnection> {
+  const attempt: { socket?: Socket | null } = {};
+  try {
+    return await dialing.run(attempt, () => connect(options));
+  } catch (error) {
+    attempt.socket?.destroy();
+    throw error;
+  } finally {
+    attempt.socket = null;
+  }
+}
 
 /** A connection to NATS that is made on first use, and reconnects by itself. */
 export class NatsLink {
@@ -74,7 +100,7 @@ export class NatsLink {
 
   private async connect(): Promise<NatsConnection> {
     const { servers, user, pass, token } = this.at;
-    const connection = await connect({
+    const connection = await connectOrClose({
       ...{ servers: [...servers], user, pass, token, name: 'cleave' },
       ...{ maxReconnectAttempts: -1, ignoreAuthErrorAbort: true },
       reconnectDelayHandler: () => backoffMs(this.attempts),

@@ -26,15 +26,16 @@ export const answerExpectation = (
 
 /** Answers requests that node's HTTP parser rejects and that therefore never reach Fastify. */
 export const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket, browsers: BrowserHeaders): void => {
+  const answer = answerOn(socket);
   // As node does: never write into a response that has begun.
-  if (error.code !== 'ECONNRESET' && socket.writable && !answerOn(socket)?.headersSent)
-    socket.write(unreadableAnswer(error, browsers));
+  if (error.code !== 'ECONNRESET' && socket.writable && !answer?.headersSent) {
+    const problem = problemOfUnreadable(error.code);
+    // The headers of the request are known if only its body cannot be read.
+    const fields = answer ? browsers.forPages(answer.req).fields : {};
+    const headers = { 'content-type': problemType, ...browsers.headers, ...fields };
+    socket.write(rawAnswer(problem.status, headers, JSON.stringify(problem)));
+  }
   socket.destroy();
-};
-
-const unreadableAnswer = ({ code }: NodeJS.ErrnoException, browsers: BrowserHeaders): string => {
-  const problem = problemOfUnreadable(code);
-  return rawAnswer(problem.status, { 'content-type': problemType, ...browsers.headers }, JSON.stringify(problem));
 };
 
 /** Without a body, because the request that was not read may be a HEAD. */

@@ -482,6 +482,27 @@ it('bodies with a million levels or thousands of faults are refused without harm
   }
 });
 
+it('pages of an allowed origin can read why their body was not read to its end', async () => {
+  const origin = 'https://shop.example';
+  const { app, port } = await startApp({ corsOrigins: [origin], connections: { requestMs: 500 } });
+  try {
+    const head = (from: string, field: string) =>
+      `POST /things HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\norigin: ${from}\r\n${field}\r\n\r\n`;
+    for (const [status, field, body] of [
+      [408, 'content-length: 20', '{'],
+      [400, 'transfer-encoding: chunked', 'x\r\n'],
+    ] as const) {
+      const answer = (await raw(port, head(origin, field), body)).toLowerCase();
+      expect(answer).toMatch(new RegExp(`^http/1.1 ${status} `));
+      expect(answer).toContain(`access-control-allow-origin: ${origin}\r\n`);
+      const other = (await raw(port, head('https://evil.example', field), body)).toLowerCase();
+      expect(other).not.toContain('access-control-allow-origin');
+    }
+  } finally {
+    await app.close();
+  }
+});
+
 it('invalid requests are not logged as errors', () => {
   expect(here.log.filter((line) => /fail|Error/.test(line))).toEqual([]);
 });

@@ -183,7 +183,10 @@ export const serve = async (service: Service): Promise<string> => {
     for (const [broker, isReached] of brokers)
       readiness.add(messagesBy(broker), () => Promise.resolve(conditionOf(broker, isReached())));
     const { HTTP_MAX_CONNECTIONS: maxConnections = usualConnectionLimits.maxConnections } = service;
-    if (service.grpc) await app.get(GrpcListener).open(app, { ...service.grpc, maxConnections }, requestLog);
+    const { HTTP_REQUEST_MS: requestMs = usualConnectionLimits.requestMs } = service;
+    const { HTTP_ANSWER_MS: answerMs = usualConnectionLimits.answerMs } = service;
+    const limits = { maxConnections, requestMs, answerMs };
+    if (service.grpc) await app.get(GrpcListener).open(app, { ...service.grpc, limits }, requestLog);
     return app;
   };
   const app = await startupServer.during(start()).catch((error: unknown) => {
