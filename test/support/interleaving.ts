@@ -71,6 +71,8 @@ const outage = (call: string): CleaveError => new CleaveError('unavailable', `${
 const isExpected = (code: string, constraint: unknown, message: string): boolean =>
   ['CL001', '55P03', '57014', '25P03', '40001'].includes(code) ||
   (code === '23505' && (constraint === 'keyed_changes_pkey' || constraint === 'branch_decisions_pkey')) ||
+  // Another process is finishing the same prepared transaction: recovery looks again.
+  (code === '55000' && /prepared transaction .* is busy/.test(message)) ||
   /timeout exceeded when trying to connect/.test(message);
 
 /**
