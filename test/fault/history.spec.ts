@@ -1,6 +1,12 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Order } from '../support/api.js';
-import { contradictions, type ClientLog, type KeptOrder, type RefundAttempt } from '../support/history.js';
+import {
+  contradictions,
+  type CaptureAttempt,
+  type ClientLog,
+  type KeptOrder,
+  type RefundAttempt,
+} from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
 const order = (id: string, change: Partial<Order> = {}): Order =>
@@ -30,6 +36,7 @@ const kept = (id: string, key: string | null, change: Partial<KeptOrder> = {}): 
   idempotency_key: key,
   statuses: ['confirmed'],
   refunds: [],
+  captures: [],
   ...change,
 });
 
@@ -163,5 +170,27 @@ describe('the comparison of the answers to clients with the stored refunds', () 
     ['a refund for a refused request', [denied('k', 5)], [5], 'money was given back that nobody asked for'],
   ])('reports %s', (_, refunds, given, said) => {
     expect(broken(refunds, given)[0]).toContain(said);
+  });
+});
+
+describe('the comparison of the answers to clients with the stored captures', () => {
+  const asked = (key: string, amountMinor: number | null): CaptureAttempt => ({ key, orderId: 'a', amountMinor });
+  const done = (key: string, amountMinor: number | null, amount: number): CaptureAttempt => ({
+    ...{ ...asked(key, amountMinor), outcome: 201 },
+    move: { move_id: key, order_id: 'a', kind: 'capture', amount_minor: amount, status: 'succeeded' },
+  });
+  const broken = (captures: CaptureAttempt[], made: number[]): string[] =>
+    brokenBy({ placements: [], captures }, [kept('a', null, { captures: made })]);
+
+  it.each<[string, CaptureAttempt[], number[]]>([
+    ['captures of an amount and of the rest', [done('k', 5, 5), done('l', null, 7)], [5, 7]],
+    ['a capture of everything without an answer', [asked('k', 5), asked('l', null)], [7, 5]],
+  ])('accepts %s', (_, captures, made) => expect(broken(captures, made)).toEqual([]));
+
+  it.each<[string, CaptureAttempt[], number[], string]>([
+    ['a missing capture', [done('k', null, 5)], [6], 'an acknowledged capture is gone'],
+    ['a capture that nobody asked for', [asked('k', 5)], [6], 'money was captured that nobody asked for'],
+  ])('reports %s', (_, captures, made, said) => {
+    expect(broken(captures, made)[0]).toContain(said);
   });
 });

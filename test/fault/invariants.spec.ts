@@ -108,6 +108,43 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
     `UPDATE orders.events SET data = jsonb_set(data, '{amount_minor}', '1') WHERE type = 'payment-captured'`,
   ],
   [
+    /^I5: the payment is not what its operations say/,
+    'an operation took another amount',
+    `UPDATE payment.operations SET amount_minor = amount_minor + 1 WHERE kind = 'capture' AND state = 'succeeded'`,
+  ],
+  [
+    /^I5: the payment is not what its operations say/,
+    'an amount stays set aside for a refund that has ended',
+    `UPDATE payment.payments SET refunding_minor = 1 WHERE captured_minor > refunded_minor`,
+  ],
+  [
+    /^I5: somebody pays for an order that does not exist/,
+    'a paid order is gone',
+    `DELETE FROM orders.orders WHERE order_id = (SELECT order_id FROM payment.payments LIMIT 1)`,
+  ],
+  [
+    /^I5: an order is cancelled, and its payment can still be captured/,
+    'a declined payment is authorised',
+    `UPDATE payment.payments SET authorised_minor = amount_minor
+     WHERE captured_minor = 0 AND amount_minor > 0
+       AND order_id IN (SELECT order_id FROM orders.orders WHERE status = 'cancelled')`,
+  ],
+  [
+    /^I5: an order is confirmed without its money/,
+    'an order is confirmed although its payment was declined',
+    `UPDATE orders.orders SET status = 'confirmed' WHERE payment_method IS NOT NULL AND status = 'cancelled'`,
+  ],
+  [
+    /^I5: the payment of an order is reversed that is not cancelled/,
+    'the payment of an order is reversed',
+    `UPDATE payment.payments SET reversed = true`,
+  ],
+  [
+    /^I5: the history tells that another amount was given back/,
+    'the history has a larger refund',
+    `UPDATE orders.events SET data = jsonb_set(data, '{amount_minor}', '1000') WHERE type = 'refunded'`,
+  ],
+  [
     /^I6: a payment is still being led/,
     'a payment never ends',
     `UPDATE orders.sagas SET state = 'running' WHERE saga_id = (SELECT min(saga_id::text)::uuid FROM orders.sagas)`,
@@ -117,6 +154,11 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
     'the saga of an order is lost',
     `DELETE FROM orders.sagas;
      UPDATE orders.orders SET status = 'pending' WHERE payment_method IS NOT NULL AND status = 'confirmed'`,
+  ],
+  [
+    /^I6: a payment waits for a person/,
+    'a declined payment is a dead letter',
+    `UPDATE orders.sagas SET state = 'parked' WHERE step = 'authorise' AND result ? 'refused_for'`,
   ],
   [
     /^I6: something was asked of a provider/,
@@ -186,6 +228,14 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
     /^I10: entry 2 is not possible/,
     'a return comes before its fulfilment',
     `UPDATE orders.events SET type = 'returned' WHERE version = 2 AND type = 'fulfilled'`,
+  ],
+  [
+    /^I10: entry \d+ takes money after it was returned/,
+    'a capture is told after the reversal',
+    `INSERT INTO orders.events (xid, tenant_id, order_id, version, reservation_id, type, status, data, at)
+     SELECT xid, tenant_id, order_id, version + 1, reservation_id, 'payment-captured', status, data, at
+     FROM orders.events e WHERE type = 'payment-reversed'
+       AND NOT EXISTS (SELECT FROM orders.events l WHERE l.order_id = e.order_id AND l.version > e.version) LIMIT 1`,
   ],
   [/^I10/, 'the history lacks a fulfilment', `UPDATE orders.orders SET lines = jsonb_set(lines, '{0,fulfilled}', '0')`],
   [/^I11/, 'a total is off by one', `UPDATE orders.orders SET total_minor = total_minor + 1`],

@@ -20,11 +20,15 @@ export interface RefundAttempt {
   move?: MoneyMove;
 }
 
+/** What a client was told about a capture that it asked for; without an amount, of all that could be captured. */
+export type CaptureAttempt = Omit<RefundAttempt, 'amountMinor'> & { amountMinor: number | null };
+
 /** What clients remember. A repeated request is listed once for each time it was sent. */
 export interface ClientLog {
   placements: readonly Attempt[];
   changes?: readonly ChangeAttempt[];
   refunds?: readonly RefundAttempt[];
+  captures?: readonly CaptureAttempt[];
 }
 
 /** An order as it is stored. */
@@ -34,6 +38,8 @@ export type KeptOrder = Pick<Order, 'order_id' | 'customer_id' | 'currency' | 't
   statuses: string[];
   /** The amounts that were refunded, except because of a cancellation. */
   refunds: number[];
+  /** The amounts that were captured because somebody asked for it, not at once. */
+  captures: number[];
 };
 
 /** A contradiction between what is stored and what a client was told. */
@@ -96,36 +102,51 @@ const aboutKey = (key: string, attempts: readonly Attempt[], kept: readonly Kept
   return found;
 };
 
-const aboutRefunds = (
+/** In words, what is wrong with moves of a kind. */
+const wrong = {
+  refund: {
+    gone: 'an acknowledged refund is gone',
+    unasked: 'money was given back that nobody asked for, or that was refused',
+  },
+  capture: {
+    gone: 'an acknowledged capture is gone',
+    unasked: 'money was captured that nobody asked for, or although that was refused',
+  },
+};
+
+const aboutMoves = (
+  kind: keyof typeof wrong,
   orderId: string,
-  attempts: readonly RefundAttempt[],
-  refunds: readonly number[],
+  attempts: readonly CaptureAttempt[],
+  made: readonly number[],
 ): Contradiction[] => {
-  const left = [...refunds];
-  const open: number[] = [];
+  const left = [...made];
+  const open: (number | null)[] = [];
   const found: Contradiction[] = [];
   for (const [key, tries] of Map.groupBy(attempts, (it) => it.key)) {
     const { amountMinor } = tries[0]!;
-    const at = left.indexOf(amountMinor);
-    if (tries.some((it) => it.move?.status === 'succeeded')) {
-      if (at < 0) found.push({ broken: 'an acknowledged refund is gone', orderId, key, amountMinor, refunds });
+    const told = tries.find((it) => it.move?.status === 'succeeded')?.move;
+    if (told) {
+      const at = left.indexOf(amountMinor ?? told.amount_minor!);
+      if (at < 0) found.push({ broken: wrong[kind].gone, orderId, key, amountMinor, made });
       else left.splice(at, 1);
     } else if (!tries.some((it) => codeOf(it.text) === 'payment-refused')) {
       open.push(amountMinor);
     }
   }
-  // The remaining refunds were requested by a client that did not learn the outcome.
-  for (const amountMinor of left)
-    if (open.includes(amountMinor)) open.splice(open.indexOf(amountMinor), 1);
-    else
-      found.push({ broken: 'money was given back that nobody asked for, or that was refused', orderId, amountMinor });
+  // The remaining ones were requested by a client that did not learn the outcome.
+  for (const amountMinor of left) {
+    const at = open.includes(amountMinor) ? open.indexOf(amountMinor) : open.indexOf(null);
+    if (at < 0) found.push({ broken: wrong[kind].unasked, orderId, amountMinor });
+    else open.splice(at, 1);
+  }
   return found;
 };
 
 /**
  * Compares what clients were told with what is stored: an acknowledged order exists, with the same lines and total and
- * with every status it was answered with; a key has at most one order; a refused request has none; a refund was made
- * once, and none that was refused or never requested. A request without an answer, or with an answer that promises
+ * with every status it was answered with; a key has at most one order; a refused request has none; a refund or capture
+ * was made once, and none that was refused or never requested. A request without an answer, or with an answer that promises
  * nothing, may have had either outcome.
  */
 export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Contradiction[] => {
@@ -139,7 +160,10 @@ export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Cont
       aboutKey(key, attempts, ordersByKey.get(key) ?? []),
     ),
     ...[...Map.groupBy(log.refunds ?? [], (it) => it.orderId)].flatMap(([orderId, attempts]) =>
-      aboutRefunds(orderId, attempts, orderById.get(orderId)?.refunds ?? []),
+      aboutMoves('refund', orderId, attempts, orderById.get(orderId)?.refunds ?? []),
+    ),
+    ...[...Map.groupBy(log.captures ?? [], (it) => it.orderId)].flatMap(([orderId, attempts]) =>
+      aboutMoves('capture', orderId, attempts, orderById.get(orderId)?.captures ?? []),
     ),
   ];
 };

@@ -17,8 +17,14 @@ export interface Work {
 
 let started: object[] = [];
 
-/** From now on, instances of this process do nothing on their own: their background work is done when it is asked for. */
-export const doNothingAlone = (): void => {
+/**
+ * From now on, instances of this process do nothing on their own: their background work is done when it is asked for.
+ * @param woken is told of work that is woken, and may do it
+ */
+export const doNothingAlone = (woken: (work: Work) => void = () => undefined): void => {
+  BackgroundWorker.prototype.wake = function (this: object) {
+    woken(this as Work);
+  };
   for (const { prototype } of [PeriodicJob, BackgroundWorker])
     prototype.onApplicationBootstrap = function (this: object) {
       started.push(this);

@@ -42,23 +42,37 @@ const acting = new AsyncLocalStorage<string>();
 /** The run that calls of this process belong to at present; without one, nothing is stopped. */
 let current: Interleaving | undefined;
 
+/** The monotonic clock, and by how much that of the code under test is ahead of it. */
+const realNow = performance.now.bind(performance);
+let aheadMs = 0;
+
 /** A statement waits for a lock of a transaction that stays open, if it takes longer than this. */
 const blockedAfterMs = 15;
-const hangsAfterMs = 8_000;
-const endsWithinMs = 60_000;
+/** Longer than any of the time limits of a statement. */
+const hangsAfterMs = 20_000;
+const endsWithinMs = 120_000;
+/** If nothing has moved for as many looks, all that is left to do is wait for time to pass. */
+const idleLooks = 10;
+/** Every so many times, the time that callers wait has passed; before that, only what is due is done. */
+const dueBeforeLate = 3;
+/** As long as a caller waits for the outcome of a capture or a refund. */
+const passesMs = 5_001;
 /** How many other calls are let go, on average, before a transaction that stays open is committed. */
 const slowCommits = 20;
 
 const outage = (call: string): CleaveError => new CleaveError('unavailable', `${call} was cut off by the test`);
 
 /**
- * Errors that the code provokes on purpose: the loser of a race learns from them that it has lost, and its time limits
- * for locks, statements, open transactions and connections end calls on a busy machine. Any other error that is not the
- * scheduler's, such as a deadlock or a violated constraint, is a defect.
+ * Errors that the code provokes on purpose: the loser of a race learns from them that it has lost, an effect on stock that
+ * is still prepared is delivered again, and its time limits for locks, statements, open transactions and connections end
+ * calls on a busy machine. Any other error that is not the scheduler's, such as a deadlock or a violated constraint, is a
+ * defect.
  */
 const isExpected = (code: string, constraint: unknown, message: string): boolean =>
-  ['CL001', '55P03', '57014', '25P03'].includes(code) ||
-  (code === '23505' && constraint === 'keyed_changes_pkey') ||
+  ['CL001', '55P03', '57014', '25P03', '40001'].includes(code) ||
+  (code === '23505' && (constraint === 'keyed_changes_pkey' || constraint === 'branch_decisions_pkey')) ||
+  // Another process is finishing the same prepared transaction: recovery looks again.
+  (code === '55000' && /prepared transaction .* is busy/.test(message)) ||
   /timeout exceeded when trying to connect/.test(message);
 
 /**
@@ -78,10 +92,18 @@ export class Interleaving {
   private changes = 0;
   private isFree = false;
 
-  /** @param patience by actor: the higher, the less often its calls are let go */
+  private isRescued = false;
+
+  /**
+   * @param patience by actor: the higher, the less often its calls are let go
+   * @param whenStuck ends transactions that others have left open, once statements wait for them and nothing else goes on
+   * @param whenIdle does what becomes due, once all that is left to do is wait
+   */
   constructor(
     private readonly choices: readonly Choice[],
     private readonly patience: (actor: string) => number,
+    private readonly whenStuck: () => Promise<unknown>,
+    private readonly whenIdle: () => Promise<unknown>,
   ) {}
 
   /** Runs all actors to their end. */
@@ -108,11 +130,22 @@ export class Interleaving {
         .finally(() => (left -= 1)),
     );
     let taken = 0;
-    for (const giveUpAt = performance.now() + endsWithinMs; left > 0 || this.waiting.length > 0;) {
+    let idle = 0;
+    let pauses = 0;
+    for (const giveUpAt = realNow() + endsWithinMs; left > 0 || this.waiting.length > 0;) {
       await this.still();
-      if (performance.now() > giveUpAt) throw new Error(`the run does not end:\n${this.log.join('\n')}`);
-      if (this.waiting.length === 0) await setTimeout(1);
-      else this.letGo(this.choices[taken++] ?? { pick: 0, fate: 'goes', along: 0 });
+      if (realNow() > giveUpAt) throw new Error(`the run does not end:\n${this.log.join('\n')}`);
+      if (this.waiting.length > 0) {
+        idle = 0;
+        this.letGo(this.choices[taken++] ?? { pick: 0, fate: 'goes', along: 0 });
+        continue;
+      }
+      await setTimeout(1);
+      idle += 1;
+      if (idle % idleLooks > 0) continue;
+      pauses += 1;
+      if (pauses % dueBeforeLate > 0) await this.whenIdle();
+      else aheadMs += passesMs;
     }
     this.isFree = true;
     await Promise.all([...acts, ...this.unawaited]);
@@ -159,6 +192,16 @@ export class Interleaving {
     await this.pause(`${call}: commit`, true).finally(() => (this.open -= 1));
   }
 
+  /** Counts a prepared transaction, which keeps its locks until it is finished. */
+  prepared(change: 1 | -1): void {
+    this.open += change;
+  }
+
+  /** Another actor, which begins now and which nobody waits for, except the run. */
+  beside(actor: string, act: () => Promise<unknown>): void {
+    this.aside(acting.run(actor, act));
+  }
+
   /** A call that nobody waits for, except the run. */
   aside(work: Promise<unknown>): void {
     this.unawaited.push(work.catch(() => undefined));
@@ -196,15 +239,24 @@ export class Interleaving {
     return this.waiting.splice(at, 1)[0]!;
   }
 
+  private rescueOnce(): void {
+    if (this.isRescued) return;
+    this.isRescued = true;
+    this.beside('rescue', () => this.whenStuck().finally(() => (this.isRescued = false)));
+  }
+
   /** Resolves once nothing moves any more, except what waits for a lock. */
   private async still(): Promise<void> {
-    const startedAt = performance.now();
+    const startedAt = realNow();
     for (let calm = 0; calm < 8;) {
       const before = this.changes;
       await setImmediate();
       calm = this.changes === before && this.running === 0 ? calm + 1 : 0;
-      const tookMs = performance.now() - startedAt;
-      if (this.running > 0 && this.open > 0 && tookMs > blockedAfterMs && this.waiting.length > 0) return;
+      const tookMs = realNow() - startedAt;
+      if (this.running > 0 && this.open > 0 && tookMs > blockedAfterMs) {
+        if (this.waiting.length > 0) return;
+        this.rescueOnce();
+      }
       if (this.running > 0 && tookMs > hangsAfterMs) {
         this.defects.push(`a statement does not come back:\n${this.log.join('\n')}`);
         return;
@@ -215,7 +267,8 @@ export class Interleaving {
 
 /** From now on, the statements and messages of this process stop where a run says so. */
 export const stopEverywhere = (): void => {
-  const { query, readSafely, transaction } = Sql.prototype;
+  const { query, readSafely, transaction, prepare, finishPrepared } = Sql.prototype;
+  performance.now = () => realNow() + aheadMs;
 
   Sql.prototype.query = function <Row>(this: Sql, statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
     const run = current;
@@ -272,6 +325,32 @@ export const stopEverywhere = (): void => {
             }) as Promise<T>)
           : (readSafely.call(this, ((sql: Queries) => work(stopping(sql))) as never, isTold as never) as Promise<T>),
       ),
+    );
+  };
+
+  const ending: Fate[] = ['goes', 'is lost', 'is not heard'];
+  Sql.prototype.prepare = function <T>(this: Sql, gid: string, work: (sql: Queries) => Promise<T>): Promise<T> {
+    const run = current;
+    if (!run) return prepare.call(this, gid, work) as Promise<T>;
+    return run.call('PREPARE TRANSACTION', ending, () =>
+      run.under('PREPARE TRANSACTION', async () => {
+        const result = (await prepare.call(this, gid, work)) as T;
+        run.prepared(1);
+        return result;
+      }),
+    );
+  };
+
+  Sql.prototype.finishPrepared = function (this: Sql, gid: string, outcome: 'commit' | 'rollback'): Promise<boolean> {
+    const run = current;
+    if (!run) return finishPrepared.call(this, gid, outcome);
+    const name = `${outcome.toUpperCase()} PREPARED`;
+    return run.call(name, ending, () =>
+      run.under(name, async () => {
+        const existed = await finishPrepared.call(this, gid, outcome);
+        if (existed) run.prepared(-1);
+        return existed;
+      }),
     );
   };
 

@@ -100,7 +100,11 @@ export const acknowledgementsStand = async (urls: DatabaseUrls, log: ClientLog):
     ) AS statuses, ARRAY(
       SELECT (e.data->>'amount_minor')::float8 FROM events e
       WHERE (e.tenant_id, e.order_id) = (k.tenant_id, k.order_id) AND e.type = 'refunded'
-    ) AS refunds FROM kept k`,
+    ) AS refunds, ARRAY(
+      SELECT (e.data->>'amount_minor')::float8 FROM events e
+      WHERE (e.tenant_id, e.order_id) = (k.tenant_id, k.order_id) AND e.type = 'payment-captured'
+        AND k.payment_method = 'manual'
+    ) AS captures FROM kept k`,
   );
   return contradictions(log, kept).map((it) => ({ ...it, broken: `I3: ${it.broken}` }));
 };
@@ -116,23 +120,34 @@ export const aKeyHasOneOrder = async (urls: DatabaseUrls): Promise<Violation[]> 
     ),
   );
 
-/** I5: the money of each order adds up and agrees with the provider's ledger, and cancelled orders cost nothing. */
+/** I5: the money of each order adds up and agrees with the provider's ledger, with its history and with its status. */
 export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
-  const payments = await askPayment<{ order_id: string; refunded: string; captured: string }>(
+  const payments = await askPayment<Paid>(
     urls,
-    `SELECT order_id, captured_minor AS captured, refunded_minor AS refunded FROM payments`,
+    `SELECT order_id, method, authorised_minor::float8 AS authorised, captured_minor::float8 AS captured,
+      refunded_minor::float8 AS refunded, reversed FROM payments`,
   );
-  const cancelled = await askOrder<{ order_id: string }>(
+  const orders = await askOrder<Payable>(
     urls,
-    `SELECT k.order_id FROM kept k WHERE status = 'cancelled' AND NOT EXISTS (
-      SELECT FROM sagas s WHERE s.order_id = k.order_id AND s.state <> 'ended')`,
+    `SELECT k.order_id, k.status, k.payment_method, k.total_minor::float8 AS total,
+      s.state = 'ended' AS "isLed", s.result ? 'resolved' AS "isClosed",
+      coalesce(h.captured, 0) AS captured, coalesce(h.refunded, 0) AS refunded, coalesce(h.reversed, 0) AS reversed
+    FROM kept k LEFT JOIN sagas s ON s.tenant_id = k.tenant_id AND s.saga_id = k.order_id
+    LEFT JOIN (
+      SELECT tenant_id, order_id,
+        sum((data->>'amount_minor')::float8) FILTER (WHERE type = 'payment-captured') AS captured,
+        sum((data->>'amount_minor')::float8) FILTER (WHERE type = 'refunded') AS refunded,
+        sum((data->>'amount_minor')::float8) FILTER (WHERE type = 'payment-reversed') AS reversed
+      FROM events GROUP BY 1, 2
+    ) h ON h.tenant_id = k.tenant_id AND h.order_id = k.order_id
+    WHERE k.payment_method IS NOT NULL`,
   );
-  const isCancelled = new Set(cancelled.map((it) => it.order_id));
-  const captures = await askOrder<{ order_id: string; captured: string }>(
-    urls,
-    `SELECT order_id, sum((data->>'amount_minor')::bigint) AS captured FROM events WHERE type = 'payment-captured' GROUP BY 1`,
-  );
-  const told = new Map(captures.map((it) => [it.order_id, it.captured]));
+  const paymentOf = new Map(payments.map((it) => [it.order_id, it]));
+  // Of a payment that waits for a person, part may be missing.
+  const settled = orders
+    .filter((it) => it.isLed && !it.isClosed)
+    .map((order) => ({ order, payment: paymentOf.get(order.order_id) ?? nothingPaid }));
+  const known = new Set(orders.map((it) => it.order_id));
   return [
     ...saying(
       'I5: more is refunded than captured, or captured than authorised',
@@ -146,28 +161,99 @@ export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
       'I5: the payment is not what the ledger of the provider says',
       await askPayment(
         urls,
-        `SELECT p.*, l.authorised, l.captured, l.refunded FROM payments p LEFT JOIN (
-          SELECT tenant_id, order_id,
-            coalesce(sum(amount_minor) FILTER (WHERE kind = 'authorise'), 0)
-              - coalesce(sum(amount_minor) FILTER (WHERE kind = 'void'), 0) AS authorised,
-            coalesce(sum(amount_minor) FILTER (WHERE kind = 'capture'), 0) AS captured,
-            coalesce(sum(amount_minor) FILTER (WHERE kind = 'refund'), 0) AS refunded
-          FROM ledger GROUP BY 1, 2
-        ) l USING (tenant_id, order_id)
+        `SELECT p.*, l.authorised, l.captured, l.refunded FROM payments p LEFT JOIN (${sumsOf('ledger')}) l USING (tenant_id, order_id)
         WHERE method = 'simulated' AND (authorised_minor, captured_minor, refunded_minor)
           <> (coalesce(l.authorised, 0), coalesce(l.captured, 0), coalesce(l.refunded, 0))`,
       ),
     ),
     ...saying(
+      'I5: the payment is not what its operations say',
+      await askPayment(
+        urls,
+        `SELECT p.*, o.authorised, o.captured, o.refunded, u.capturing, u.refunding FROM payments p
+        LEFT JOIN (${sumsOf(`(SELECT * FROM operations WHERE state = 'succeeded') done`)}) o USING (tenant_id, order_id)
+        LEFT JOIN (
+          SELECT tenant_id, order_id, sum(amount_minor) FILTER (WHERE kind = 'capture') AS capturing,
+            sum(amount_minor) FILTER (WHERE kind = 'refund') AS refunding
+          FROM operations WHERE state = 'open' GROUP BY 1, 2
+        ) u USING (tenant_id, order_id)
+        WHERE (authorised_minor, captured_minor, refunded_minor, capturing_minor, refunding_minor)
+          <> (coalesce(o.authorised, 0), coalesce(o.captured, 0), coalesce(o.refunded, 0),
+            coalesce(u.capturing, 0), coalesce(u.refunding, 0))`,
+      ),
+    ),
+    ...saying(
+      'I5: somebody pays for an order that does not exist',
+      payments.filter((it) => !known.has(it.order_id)).map((it) => ({ ...it })),
+    ),
+    ...saying(
       'I5: money was taken for an order that is cancelled',
-      payments.filter((it) => isCancelled.has(it.order_id) && it.captured !== it.refunded),
+      settled.filter(({ order, payment }) => order.status === 'cancelled' && payment.captured !== payment.refunded),
+    ),
+    ...saying(
+      'I5: an order is cancelled, and its payment can still be captured',
+      settled.filter(
+        ({ order, payment }) => order.status === 'cancelled' && payment.captured === 0 && payment.authorised > 0,
+      ),
+    ),
+    ...saying(
+      'I5: an order is confirmed without its money',
+      settled.filter(({ order: { status, payment_method, total }, payment }) => {
+        if (status === 'pending' || status === 'cancelled') return false;
+        return payment.authorised !== total || (payment_method !== 'manual' && payment.captured !== total);
+      }),
+    ),
+    ...saying(
+      'I5: the payment of an order is reversed that is not cancelled',
+      orders.filter((it) => it.status !== 'cancelled' && paymentOf.get(it.order_id)?.reversed),
     ),
     ...saying(
       'I5: the history tells that another amount was taken',
-      payments.filter((it) => Number(told.get(it.order_id) ?? 0) !== Number(it.captured)),
+      orders.filter((it) => it.captured !== (paymentOf.get(it.order_id) ?? nothingPaid).captured),
+    ),
+    ...saying(
+      'I5: the history tells that another amount was given back',
+      orders.filter((it) => {
+        const { captured, refunded } = paymentOf.get(it.order_id) ?? nothingPaid;
+        // What is reversed before it was captured is not given back.
+        return it.refunded + (captured > 0 ? it.reversed : 0) !== refunded;
+      }),
     ),
   ];
 };
+
+interface Paid extends Row {
+  order_id: string;
+  method: string | null;
+  authorised: number;
+  captured: number;
+  refunded: number;
+  reversed: boolean;
+}
+
+const nothingPaid = { authorised: 0, captured: 0, refunded: 0 };
+
+/** An order that is paid through Cleave, and what its history says of its money. */
+interface Payable extends Row {
+  order_id: string;
+  status: string;
+  payment_method: string;
+  total: number;
+  isLed: boolean;
+  /** By a person, who has dealt with it elsewhere. */
+  isClosed: boolean;
+  captured: number;
+  refunded: number;
+  reversed: number;
+}
+
+const sumsOf = (operations: string): string => `
+  SELECT tenant_id, order_id,
+    coalesce(sum(amount_minor) FILTER (WHERE kind = 'authorise'), 0)
+      - coalesce(sum(amount_minor) FILTER (WHERE kind = 'void'), 0) AS authorised,
+    coalesce(sum(amount_minor) FILTER (WHERE kind = 'capture'), 0) AS captured,
+    coalesce(sum(amount_minor) FILTER (WHERE kind = 'refund'), 0) AS refunded
+  FROM ${operations} GROUP BY 1, 2`;
 
 /** I6: no payment is under way for ever: it ends, or becomes a dead letter for a person. */
 export const paymentsComeToAnEnd = async (urls: DatabaseUrls): Promise<Violation[]> => [
@@ -178,6 +264,14 @@ export const paymentsComeToAnEnd = async (urls: DatabaseUrls): Promise<Violation
       urls,
       `SELECT k.order_id FROM kept k WHERE k.status = 'pending' AND NOT EXISTS (
         SELECT FROM sagas s WHERE s.saga_id = k.order_id AND s.state <> 'ended')`,
+    ),
+  ),
+  ...saying(
+    'I6: a payment waits for a person, although nothing of its order was handed over',
+    await askOrder(
+      urls,
+      `SELECT s.saga_id, s.step, s.result, k.status FROM sagas s JOIN kept k ON k.order_id = s.saga_id
+      WHERE s.state = 'parked' AND s.step <> 'reverse' AND k.status IN ('pending', 'confirmed', 'cancelled')`,
     ),
   ),
   ...saying(
@@ -401,6 +495,7 @@ const replay = ({ status, version, returned_total_minor, lines, events }: Replay
     [...state.values()].every((it) => it[counter] === it.quantity - it.cancelled);
   let reached = '';
   let creditedMinor = 0;
+  let isReversed = false;
   for (const [index, event] of (events ?? []).entries()) {
     if (event.version !== index + 1) return `the history has no entry ${index + 1}`;
     if (index === 0) {
@@ -410,6 +505,9 @@ const replay = ({ status, version, returned_total_minor, lines, events }: Replay
     }
     const verb = verbs[event.type === 'cancelled' && event.data.lines ? 'cancelled in part' : event.type];
     if (!verb?.from.includes(reached)) return `entry ${event.version} is not possible for an order that is ${reached}`;
+    if (isReversed && event.type === 'payment-captured')
+      return `entry ${event.version} takes money after it was returned`;
+    isReversed ||= event.type === 'payment-reversed';
     for (const { line, quantity, amount_minor = 0 } of event.data.lines ?? []) {
       const units = state.get(line);
       if (!units || !verb.counter) return `entry ${event.version} is about a line that it cannot be about`;

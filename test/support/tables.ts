@@ -21,7 +21,7 @@ const orderFacts = {
   /** Without tombstones, which stand for orders that never existed. */
   kept: `
     SELECT tenant_id, account_id, order_id, customer_id, idempotency_key, reservation_id, status, version, currency,
-      total_minor, returned_total_minor, adjustments, (
+      total_minor, returned_total_minor, adjustments, payment_method, (
         SELECT jsonb_agg(jsonb_build_object('line', x.line, 'cancelled', 0, 'fulfilled', 0, 'returned', 0) || x.stored ORDER BY x.line)
         FROM jsonb_array_elements(lines) WITH ORDINALITY AS x(stored, line)
       ) AS lines

@@ -130,15 +130,17 @@ const reservationRequest = z.object({
 });
 export type ReservationRequest = z.output<typeof reservationRequest>;
 
+/** Of a refusal: the order of an earlier try, whose stock is still held, or was used for the order. */
+const earlier = { order_id: z.uuid().optional() };
 const decision = z.discriminatedUnion('outcome', [
   z.object({ outcome: z.literal('held'), order_id: uuid }),
   z.object({
     outcome: z.literal('out-of-stock'),
     shortages: z.array(z.object({ product_id: idText, requested: z.int(), available: z.int() })),
   }),
-  z.object({ outcome: z.literal('unknown-product'), product_ids: z.array(idText) }),
-  z.object({ outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
-  z.object({ outcome: z.literal('total-outside'), items_total_minor: amountMinor.nullable() }),
+  z.object({ outcome: z.literal('unknown-product'), product_ids: z.array(idText), ...earlier }),
+  z.object({ outcome: z.literal('currency-mismatch'), currencies: z.array(currency), ...earlier }),
+  z.object({ outcome: z.literal('total-outside'), items_total_minor: amountMinor.nullable(), ...earlier }),
   /**
    * The reservation no longer holds stock, because the order was cancelled or the hold was released before there was an
    * order. Without an order, the caller tries again under another reservation id.

@@ -100,7 +100,8 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
  * of `p_products` its name, price and currency (null if there is no such product).
  *
  * A reservation that exists keeps its decision and its order. A hold whose total has left the requested range because prices
- * have changed is refused like a new one, but stays held: another try may be about to record its order.
+ * have changed is refused like a new one, but stays held: another try may be about to record its order. Only such a refusal
+ * has an order.
  *
  * If everything fits, one update takes the units of the whole batch; if something does not, or a total has to be checked,
  * the reservations are decided one by one on arrays.
@@ -242,7 +243,7 @@ export const reserve = `
           END LOOP;
         END IF;
         IF kept IS NULL AND outcomes[reservation] NOT IN ('held', 'out-of-stock') THEN
-          forgotten := forgotten || p_reservations[reservation];
+          forgotten := forgotten || p_reservations[reservation]; orders[reservation] := NULL;
         END IF;
       END LOOP;
       UPDATE inventory.reservations r SET state = 'refused', held = '{}', shortages = x.shortages

@@ -10,6 +10,7 @@ import { Cursors } from '#rest';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
 import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
+import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
 import { PostgresProducts } from './adapters/postgres-products.js';
 import { PostgresStock } from './adapters/postgres-stock.js';
@@ -46,7 +47,12 @@ export const inventoryDatabase = (url: string): Database => ({
   url,
   schema: 'inventory',
   entities: [ProductEntity],
-  migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003, DecidedAnew1764000000045],
+  migrations: [
+    ProductsAndStock1764000000002,
+    ProductChanges1764000000003,
+    DecidedAnew1764000000045,
+    RefusedWhileHeld1764000000051,
+  ],
 });
 
 type InventorySettings = z.output<z.ZodObject<typeof inventoryEnvironment>>;

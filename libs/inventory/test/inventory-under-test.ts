@@ -8,6 +8,7 @@ import { databaseFor, sqlToken, type Sql } from '#database';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
 import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
+import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
 import { PostgresProducts } from '../src/adapters/postgres-products.js';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
@@ -63,7 +64,12 @@ export const startInstance = async (url: string): Promise<Instance> => {
       databaseFor({
         ...database,
         entities: [ProductEntity],
-        migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003, DecidedAnew1764000000045],
+        migrations: [
+          ProductsAndStock1764000000002,
+          ProductChanges1764000000003,
+          DecidedAnew1764000000045,
+          RefusedWhileHeld1764000000051,
+        ],
       }),
       TypeOrmModule.forFeature([ProductEntity], 'inventory'),
     ],

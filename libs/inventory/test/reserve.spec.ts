@@ -124,6 +124,10 @@ describe('a decision', () => {
       { outcome: 'total-outside', items_total_minor: 221 },
       { outcome: 'total-outside', items_total_minor: 221 },
     ]);
+    // A refusal for which nothing is held has no order.
+    expect(await decide(inventory, tenant, [within(0, 220)])).toEqual([
+      { outcome: 'total-outside', items_total_minor: 221 },
+    ]);
     expect(await stockOf('ranged')).toMatchObject({ reserved: 5 });
   });
 
@@ -206,9 +210,10 @@ describe('a retried reservation', () => {
     await price('moved', 101);
     await price('moved-too', 100, 'EUR');
     for (const _ of ['once', 'and again']) {
-      expect(await decide(inventory, tenant, [expected, two])).toMatchObject([
-        { outcome: 'total-outside', items_total_minor: 202 },
-        { outcome: 'currency-mismatch', currencies: ['GBP', 'EUR'] },
+      const again = [expected, two].map((it) => ({ ...it, order_id: randomUUID() }));
+      expect(await decide(inventory, tenant, again)).toMatchObject([
+        { outcome: 'total-outside', items_total_minor: 202, order_id: expected.order_id },
+        { outcome: 'currency-mismatch', currencies: ['GBP', 'EUR'], order_id: two.order_id },
       ]);
     }
     expect(await stockOf('moved')).toMatchObject({ reserved: 3 });

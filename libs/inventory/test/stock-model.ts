@@ -65,17 +65,18 @@ export class StockModel {
     if (kept?.state === 'released') return { outcome: 'released', order_id: kept.orderId };
     if (kept?.state === 'refused') return { outcome: 'out-of-stock', shortages: kept.shortages };
 
+    const earlier = kept && { order_id: kept.orderId! };
     const wanted = summed(lines);
     const product_ids = [...wanted.keys()].filter((id) => !this.products.has(id));
-    if (product_ids.length > 0) return { outcome: 'unknown-product', product_ids };
+    if (product_ids.length > 0) return { outcome: 'unknown-product', product_ids, ...earlier };
     const currencies = [...new Set([...wanted.keys()].map((id) => this.products.get(id)!.currency))];
-    if (currencies.length > 1) return { outcome: 'currency-mismatch', currencies };
+    if (currencies.length > 1) return { outcome: 'currency-mismatch', currencies, ...earlier };
     const items_total_minor = lines.reduce(
       (sum, it) => sum + it.quantity * (it.unit_price_minor ?? this.products.get(it.product_id)!.price),
       0,
     );
     if (items_total && (items_total_minor < items_total.at_least || items_total_minor > items_total.at_most))
-      return { outcome: 'total-outside', items_total_minor };
+      return { outcome: 'total-outside', items_total_minor, ...earlier };
     if (kept) return { outcome: 'held', order_id: kept.orderId! };
 
     const shortages = [...wanted].flatMap(([product_id, requested]) => {

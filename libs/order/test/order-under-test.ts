@@ -111,10 +111,13 @@ export class FakeInventory implements StockHolder, StockSettler, StockBranches, 
     return { decisions, products };
   }
 
-  private decide(tenant: string, { reservation_id, order_id, lines }: Reservation): Decision {
+  private decide(tenant: string, { reservation_id, order_id, lines, items_total }: Reservation): Decision {
     const kept = this.holds.get(`${tenant}:${reservation_id}`);
     if (kept?.state === 'released') return { outcome: 'released', order_id: kept.orderId };
     if (kept?.state === 'refused') return { outcome: 'out-of-stock', shortages: kept.shortages };
+    const items_total_minor = lines.reduce((sum, it) => sum + it.quantity * this.priceMinor, 0);
+    if (items_total && (items_total_minor < items_total.at_least || items_total_minor > items_total.at_most))
+      return { outcome: 'total-outside', items_total_minor, ...(kept && { order_id: kept.orderId! }) };
     if (kept) return { outcome: 'held', order_id: kept.orderId! };
     const units = summed(lines);
     const product_ids = [...units.keys()].filter((id) => !this.onHand.has(id));
@@ -295,7 +298,7 @@ export const proxied = (orders: PostgresOrders, replaced: Partial<PlacedOrders>)
   answersOf: orders.answersOf.bind(orders),
   record: orders.record.bind(orders),
   byId: orders.byId.bind(orders),
-  keepRefusals: orders.keepRefusals.bind(orders),
+  keepRefusals: (tenant, refusals) => orders.keepRefusals(tenant, refusals),
   declareVoid: orders.declareVoid.bind(orders),
   ...replaced,
 });

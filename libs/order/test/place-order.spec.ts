@@ -6,7 +6,7 @@ import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
 import { cancelOrder, newOrderId } from '../src/domain/order.js';
 import { canonicalPlacement, commandOf, fingerprintOf, placedOrder } from '../src/domain/placement.js';
-import type { OrderRecord, PlacementResult } from '../src/use-cases/reserve-and-record.js';
+import type { KeyedRefusal, OrderRecord, PlacementResult } from '../src/use-cases/reserve-and-record.js';
 import {
   FakeInventory,
   newTenant,
@@ -193,6 +193,95 @@ describe('an idempotency key', () => {
       await committing;
       await twin.end();
     }
+  });
+
+  it('has one answer for each of two commands that use it at the same time, one of which is out of stock', async () => {
+    const [fits, lacks] = [requestOf({ mug: 1 }), requestOf({ rare: 4 })];
+    // The order is recorded after the other command has found the key unused, and before its refusal is stored.
+    let placed: PlacementResult | undefined;
+    const slow = proxied(two.orders, {
+      keepRefusals: async (of, refusals) => {
+        placed = await place(fits, 'k', one);
+        return two.orders.keepRefusals(of, refusals);
+      },
+    });
+    two.use(stock, slow);
+    const refused = await place(lacks, 'k', two);
+    expect(refused).toMatchObject({ replayed: false, refusal: { code: 'out-of-stock' } });
+    for (const at of [one, two]) {
+      expect(await place(lacks, 'k', at)).toEqual({ ...refused, replayed: true });
+      expect(await place(fits, 'k', at)).toEqual({ ...placed, replayed: true });
+      await expect(place(requestOf({ mug: 3 }), 'k', at)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    }
+    expect(stock.reserved).toBe(1);
+  });
+
+  it('has the refusal of one of two commands that use it at the same time, both of which are out of stock', async () => {
+    const [first, second] = [requestOf({ rare: 4 }), requestOf({ rare: 5 })];
+    const slow = proxied(two.orders, {
+      keepRefusals: async (of, refusals) => {
+        await place(first, 'k', one);
+        return two.orders.keepRefusals(of, refusals);
+      },
+    });
+    two.use(stock, slow);
+    for (const _ of ['once', 'and again'])
+      await expect(place(second, 'k', two)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    expect(await place(first, 'k', two)).toMatchObject({ replayed: true, refusal: { code: 'out-of-stock' } });
+  });
+
+  it('is not answered with a refusal while an earlier try may still record its order', async () => {
+    const expected = requestOf({ mug: 1 }, { expected_total_minor: 100 });
+    const [recording, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slow = proxied(one.orders, {
+      record: async (...given) => {
+        recording.resolve();
+        await go.promise;
+        return one.orders.record(...given);
+      },
+    });
+    one.use(stock, slow);
+    const first = settled(place(expected, 'k', one));
+    await recording.promise;
+    stock.priceMinor = 101;
+    await expect(place(expected, 'k', two)).rejects.toMatchObject({ code: 'price-changed' });
+    go.resolve();
+    // Its hold was released behind a tombstone, so that no order contradicts the refusal.
+    expect(await first).toMatchObject({ code: 'price-changed' });
+    expect(await ordersOf(one, tenant)).toBe(0);
+    expect(stock.reserved).toBe(0);
+    stock.priceMinor = 100;
+    expect(orderIn(await place(expected, 'k', two))).toMatchObject({ total_minor: 100 });
+  });
+
+  it('is answered with the order that an earlier try has recorded at another price', async () => {
+    const expected = requestOf({ mug: 1 }, { expected_total_minor: 100 });
+    const looked = Promise.withResolvers<void>();
+    // The order is committed after the repeat has looked for it under its key.
+    const early = proxied(two.orders, {
+      answersOf: async (...given) => {
+        const found = await two.orders.answersOf(...given);
+        looked.resolve();
+        await first;
+        return found;
+      },
+    });
+    const late = proxied(one.orders, {
+      record: async (...given) => {
+        recording.resolve();
+        await looked.promise;
+        return one.orders.record(...given);
+      },
+    });
+    const recording = Promise.withResolvers<void>();
+    one.use(stock, late);
+    two.use(stock, early);
+    const first = place(expected, 'k', one);
+    await recording.promise;
+    stock.priceMinor = 101;
+    const repeat = await place(expected, 'k', two);
+    expect(repeat).toEqual({ ...(await first), replayed: true });
+    expect(stock.reserved).toBe(1);
   });
 
   it('is reported as in progress after 10 seconds, or at the deadline of the caller, while its first request runs', async () => {
@@ -477,7 +566,7 @@ describe('PostgresOrders', () => {
     const ask = (account: string, ...keys: string[]) =>
       one.orders.answersOf(
         tenant,
-        keys.map((idempotencyKey) => ({ account, idempotencyKey })),
+        keys.map((idempotencyKey) => ({ account, idempotencyKey, fingerprint: kept.fingerprint })),
       );
     expect(await ask('acc', 'new', 'refused', 'kept', 'refused')).toEqual([
       undefined,
@@ -486,5 +575,20 @@ describe('PostgresOrders', () => {
       { fingerprint: f1, refusal },
     ]);
     expect(await ask('another', 'refused', 'kept')).toEqual([undefined, undefined]);
+    // A key that was used for two commands at the same time has an answer for each of them.
+    const other = { account: 'acc', idempotencyKey: 'kept', fingerprint: f2 };
+    expect(await one.orders.answersOf(tenant, [other])).toEqual([{ fingerprint: f2, refusal }]);
+    const third = { ...other, fingerprint: f1 };
+    expect(await one.orders.answersOf(tenant, [third])).toEqual([{ fingerprint: kept.fingerprint, order: kept.order }]);
+  });
+
+  it('stores one refusal per key, and returns which it has stored', async () => {
+    const refusal = { code: 'out-of-stock' as const, detail: 'none left', extensions: { products: [] } };
+    const of = (idempotencyKey: string, command: string): KeyedRefusal => ({
+      ...{ account: 'acc', idempotencyKey, fingerprint: fingerprintOf(command), refusal },
+    });
+    const [first, second, other] = [of('k', 'one'), of('k', 'another'), of('l', 'another')];
+    expect(await one.orders.keepRefusals(tenant, [first])).toEqual([first]);
+    expect(await two.orders.keepRefusals(tenant, [second, other])).toEqual([other]);
   });
 });

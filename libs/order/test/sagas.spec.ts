@@ -6,7 +6,7 @@ import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contract
 import { eventually, testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { cancelOrder, cancelRemaining, fulfilOrder, type Order } from '../src/domain/order.js';
-import type { Saga } from '../src/domain/saga-moves.js';
+import { moveOf, requestOf as requestOfSaga, type Saga } from '../src/domain/saga-moves.js';
 import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
 import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
 import { MoveMoney, type MoneyMoves } from '../src/use-cases/move-money.js';
@@ -35,8 +35,11 @@ beforeEach(() => {
 
 const current = new SagaDefinitions(definitions);
 
-const buy = async (at = one, quantity = 1): Promise<Order> => {
-  const request = requestOf({ mug: quantity }, { payment: { method: 'simulated', token: 'tok_ok' } });
+const byCard = { method: 'simulated' as const, token: 'tok_ok' };
+const onAccount = { method: 'manual' as const };
+
+const buy = async (at = one, quantity = 1, payment: typeof byCard | typeof onAccount = byCard): Promise<Order> => {
+  const request = requestOf({ mug: quantity }, { payment });
   const result = await at.placeOrder.execute(tenant, 'acc', request, null);
   if (!('order' in result)) throw result.refusal;
   return result.order;
@@ -168,6 +171,36 @@ describe('a saga', () => {
     await change('end', `state = 'ended'`, order);
   });
 
+  it('is led on while the provider of another tenant does not answer', async () => {
+    const stuck = await buy();
+    const others: Order[] = [];
+    const [asked, answers] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const led = leading(
+      async (requests) => {
+        if (!requests.some((it) => it.order_id === stuck.order_id)) return done(requests);
+        asked.resolve();
+        await answers.promise;
+        return done(requests);
+      },
+      // More than once, because these begin after the call that hangs.
+      async () => others.length === 2 && (await Promise.all(others.map((it) => ended(it)()))).every(Boolean),
+    );
+    await asked.promise;
+    for (const _ of ['one', 'another']) {
+      tenant = newTenant();
+      others.push(await buy());
+    }
+    await eventually(async () => {
+      for (const it of others) expect(await rowOf(it)).toMatchObject({ state: 'ended' });
+    });
+    expect(await rowOf(stuck)).toMatchObject({ state: 'running', step: 'authorise' });
+    answers.resolve();
+    // The worker does not stop before the answer is stored.
+    await led;
+    expect(await rowOf(stuck)).toMatchObject({ step: 'capture' });
+    await change('end', `state = 'ended'`, stuck);
+  });
+
   it('is stored by at most four updates at once, which leaves connections for orders', async () => {
     const orders: Order[] = [];
     for (let tenants = 0; tenants < 20; tenants += 1) {
@@ -177,6 +210,7 @@ describe('a saga', () => {
     let [moving, most] = [0, 0];
     const counted: Sagas = {
       claim: (...given) => sagas.claim(...given),
+      capturing: (...given) => sagas.capturing(...given),
       untoldCaptures: (...given) => sagas.untoldCaptures(...given),
       move: async (...given) => {
         most = Math.max(most, (moving += 1));
@@ -280,6 +314,28 @@ describe('a purchase whose order is cancelled', () => {
     );
     expect(captures).toBe(3);
     expect((await history(order)).slice(-2)).toEqual(['payment-captured', 'payment-reversed']);
+  });
+
+  it('during a capture on request records the capture before the reversal', async () => {
+    const order = await buy(one, 1, onAccount);
+    await leading(whole, ended(order));
+    const capture = { definition: 'capture', version: 1, step: 'capture' as const };
+    const sagaId = randomUUID();
+    await sagas.start(tenant, { ...capture, sagaId, orderId: order.order_id, data: { amount_minor: 100 } });
+    // A worker that has asked for the capture, and is slow to store the outcome.
+    const claimed = await sagas.claim(15_000, 10, current.known, []);
+    const captured = claimed.find((it) => it.sagaId === sagaId)!;
+    await cancel(order);
+    await leading(whole, async () => (await rowOf(order)).attempts > 0 || (await ended(order)()));
+    expect(await told(order)).toEqual(untilCancelled);
+    await sagas.move(tenant, [moveOf(captured, current.step(captured), whole([requestOfSaga(captured)])[0]!, 0)]);
+    await change('due', 'due_at = now()', order);
+    await leading(whole, ended(order));
+    expect(await told(order)).toEqual([
+      ...untilCancelled,
+      ['payment-captured', 'cancelled', 100],
+      ['payment-reversed', 'cancelled', 100],
+    ]);
   });
 
   it('only for the units that were not fulfilled is not reversed', async () => {

@@ -30,6 +30,7 @@ const unitsOf = (lines: StockEffect['lines']): Record<string, number> => {
 };
 
 const decisionOf = (outcome: Decision['outcome'], detail: unknown, orderId: string | null): Decision => {
+  const earlier = orderId === null ? {} : { order_id: orderId };
   switch (outcome) {
     case 'held':
       return { outcome, order_id: orderId! };
@@ -38,11 +39,11 @@ const decisionOf = (outcome: Decision['outcome'], detail: unknown, orderId: stri
     case 'out-of-stock':
       return { outcome, shortages: detail as never };
     case 'unknown-product':
-      return { outcome, product_ids: detail as string[] };
+      return { outcome, product_ids: detail as string[], ...earlier };
     case 'currency-mismatch':
-      return { outcome, currencies: detail as string[] };
+      return { outcome, currencies: detail as string[], ...earlier };
     case 'total-outside':
-      return { outcome, items_total_minor: detail as number | null };
+      return { outcome, items_total_minor: detail as number | null, ...earlier };
   }
 };
 

@@ -11,6 +11,7 @@ import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import { pageLines, type OrderFilter, type OrderReader } from '../use-cases/read-orders.js';
 import {
   payWithin,
+  type KeyedRefusal,
   type OrderRecord,
   type PlacedOrders,
   type SealedByOrder,
@@ -96,10 +97,12 @@ export class PostgresOrders
       (found) => found.rows.length > 0,
     );
     const answers: (StoredAnswer | undefined)[] = requests.map(() => undefined);
-    for (const { position, order_id, fingerprint, refusal } of rows)
-      answers[position - 1] = refusal
-        ? { fingerprint, refusal }
-        : { fingerprint, order: orders.get(order_id!) as Order };
+    for (const { position, order_id, fingerprint, refusal } of rows) {
+      const at = position - 1;
+      const own = requests[at]!.fingerprint;
+      if (answers[at]?.fingerprint === own && fingerprint !== own) continue;
+      answers[at] = refusal ? { fingerprint, refusal } : { fingerprint, order: orders.get(order_id!) as Order };
+    }
     return answers;
   }
 
@@ -152,14 +155,16 @@ export class PostgresOrders
     }
   }
 
-  async keepRefusals(tenant: string, refusals: Parameters<PlacedOrders['keepRefusals']>[1]): Promise<void> {
-    await this.sql.query(keepRefusals, [
+  async keepRefusals<Kept extends KeyedRefusal>(tenant: string, refusals: readonly Kept[]): Promise<Kept[]> {
+    const rows = await this.sql.query<{ account_id: string; idempotency_key: string }>(keepRefusals, [
       tenant,
       refusals.map((it) => it.account),
       refusals.map((it) => it.idempotencyKey),
       refusals.map((it) => it.fingerprint),
       refusals.map(({ refusal: { code, detail, extensions } }) => JSON.stringify({ code, detail, extensions })),
     ]);
+    const stored = new Set(rows.map((row) => JSON.stringify([row.account_id, row.idempotency_key])));
+    return refusals.filter((it) => stored.has(JSON.stringify([it.account, it.idempotencyKey])));
   }
 
   async forget(ageMs: number, limit: number): Promise<number> {
@@ -299,8 +304,8 @@ const byId = {
 };
 
 /**
- * Lateral and limited, so that each key is looked up in the index under any plan. If a key has both, the order takes
- * precedence over the refusal.
+ * Lateral and limited, so that each key is looked up in the index under any plan. A key has both if it was used for two
+ * commands at the same time: then the order comes last.
  */
 const answersOf = {
   name: 'order-answers-of',
@@ -388,7 +393,7 @@ const keepRefusals = {
     SELECT $1, account_id, idempotency_key, fingerprint, refusal
     FROM unnest($2::text[], $3::text[], $4::uuid[], $5::jsonb[]) AS r(account_id, idempotency_key, fingerprint, refusal)
     ORDER BY account_id COLLATE "C", idempotency_key COLLATE "C"
-    ON CONFLICT DO NOTHING`,
+    ON CONFLICT DO NOTHING RETURNING account_id, idempotency_key`,
 };
 
 const forgetRefusals = {

@@ -12,9 +12,9 @@ import { longestLeaseMs, type Sagas } from '../use-cases/run-sagas.js';
 export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
-  claim(...[leaseMs, limit, known]: Parameters<Sagas['claim']>): Promise<Saga[]> {
+  claim(...[leaseMs, limit, known, exceptOf]: Parameters<Sagas['claim']>): Promise<Saga[]> {
     const [names, versions] = [known.map((it) => it.definition), known.map((it) => it.version)];
-    return this.sql.query<Saga>(claim, [leaseMs, limit, names, versions]);
+    return this.sql.query<Saga>(claim, [leaseMs, limit, names, versions, exceptOf]);
   }
 
   async move(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>> {
@@ -38,6 +38,11 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
 
   async untoldCaptures(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>> {
     const rows = await this.sql.query<{ order_id: string }>(untoldCaptures, [tenant, orderIds]);
+    return new Set(rows.map((row) => row.order_id));
+  }
+
+  async capturing(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>> {
+    const rows = await this.sql.query<{ order_id: string }>(capturing, [tenant, orderIds]);
     return new Set(rows.map((row) => row.order_id));
   }
 
@@ -99,6 +104,7 @@ const claim = {
         AND (lease_until <= now() OR lease_until > now() + interval '${2 * longestLeaseMs} ms')
         AND ((definition, version) IN (SELECT * FROM unnest($3::text[], $4::int[]))
           OR due_at <= now() - interval '1 minute')
+        AND tenant_id <> ALL ($5::text[])
       ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE orders.sagas s SET epoch = s.epoch + 1, lease_until = now() + $1 * interval '1 millisecond'
@@ -119,6 +125,14 @@ const untoldCaptures = {
     WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])
       AND type IN ('payment-authorised', 'payment-captured', 'payment-failed')
     GROUP BY order_id HAVING bool_and(type = 'payment-authorised')`,
+};
+
+/** Read from the index of running sagas: one by order would be as large as the orders. */
+const capturing = {
+  name: 'order-sagas-capturing',
+  text: `
+    SELECT order_id FROM orders.sagas
+    WHERE state = 'running' AND tenant_id = $1 AND definition = 'capture' AND order_id = ANY ($2::uuid[])`,
 };
 
 /**

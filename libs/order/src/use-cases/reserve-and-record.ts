@@ -63,13 +63,18 @@ export type SealedByOrder = ReadonlyMap<string, SealedPersonalData> | undefined;
 export const payWithin = Symbol('pay within');
 
 type Keyed = Placement & { idempotencyKey: string };
+/** A refusal that is stored under a key, for one command. */
+export type KeyedRefusal = Pick<Keyed, 'account' | 'idempotencyKey' | 'fingerprint'> & { refusal: StoredRefusal };
 
 /** Stores placed orders, and refusals under their idempotency keys. What it returns is durable, so callers may be told. */
 export abstract class PlacedOrders extends VoidOrders {
-  /** The stored answer of each key, in the given order; `undefined` for a key that was never used. */
+  /**
+   * The stored answer of each key, in the given order; `undefined` for a key that was never used. If several commands used
+   * a key at the same time, one may have an order and another a refusal: each gets its own answer.
+   */
   abstract answersOf(
     tenant: string,
-    requests: readonly Pick<Keyed, 'account' | 'idempotencyKey'>[],
+    requests: readonly Pick<Keyed, 'account' | 'idempotencyKey' | 'fingerprint'>[],
   ): Promise<(StoredAnswer | undefined)[]>;
   /**
    * Records orders with the event that they were placed, in one transaction.
@@ -85,10 +90,8 @@ export abstract class PlacedOrders extends VoidOrders {
   ): Promise<ReadonlySet<string>>;
   /** The orders with these ids, by id; `void` for an id that no order will ever have. */
   abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
-  abstract keepRefusals(
-    tenant: string,
-    refusals: readonly (Pick<Keyed, 'account' | 'idempotencyKey' | 'fingerprint'> & { refusal: StoredRefusal })[],
-  ): Promise<void>;
+  /** @returns the refusals that were stored: those whose keys had none yet */
+  abstract keepRefusals<Kept extends KeyedRefusal>(tenant: string, refusals: readonly Kept[]): Promise<Kept[]>;
 }
 
 /** Holds stock in inventory. */
@@ -295,6 +298,7 @@ export class ReserveAndRecord {
     const productOf = new Map(products.map((it) => [it.product_id, it]));
     const held: Held[] = [];
     const refused = new Map<Placement, Refusal>();
+    const heldBefore: Try[] = [];
     const released: Try[] = [];
 
     tries.forEach((it, index) => {
@@ -310,6 +314,8 @@ export class ReserveAndRecord {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
       } else {
         refused.set(placement, decision);
+        if (decision.outcome !== 'out-of-stock' && decision.order_id !== undefined)
+          heldBefore.push({ ...it, orderId: decision.order_id });
       }
     });
 
@@ -319,27 +325,52 @@ export class ReserveAndRecord {
     // First of all: prepared transactions hold locks, and their holds cannot be confirmed yet.
     if (branchId !== undefined) await this.branches.commit(branchId);
     if (recorded.size > 0) this.relay.wake();
-    if (refused.size > 0) await this.refuse(tenant, refused, results);
+    if (refused.size > 0) await this.refuse(tenant, refused, heldBefore, results);
     const lost = held.map(({ it }) => it).filter((it) => !recorded.has(it.orderId));
     if (lost.length > 0) released.push(...(await this.answerLost(tenant, lost, results)));
     return released;
   }
 
-  /** Refuses the placements whose keys have no answer yet; refusals for lack of stock are stored under their keys first. */
-  private async refuse(tenant: string, refused: ReadonlyMap<Placement, Refusal>, results: Results): Promise<void> {
-    const toKeep: (Keyed & { refusal: StoredRefusal })[] = [];
-    const kept = new Map<Placement, PlacementResult>();
-    for (const placement of await this.replayStored(tenant, [...refused.keys()], results)) {
+  /**
+   * Refuses the placements whose keys have no answer yet; refusals for lack of stock are stored under their keys first.
+   * @param heldBefore those of them for whose order an earlier try holds stock: it may be about to be recorded
+   */
+  private async refuse(
+    tenant: string,
+    refused: ReadonlyMap<Placement, Refusal>,
+    heldBefore: readonly Try[],
+    results: Results,
+  ): Promise<void> {
+    const open = await this.replayStored(tenant, [...refused.keys()], results);
+    await this.endHolds(
+      tenant,
+      heldBefore.filter((it) => !results.has(it.placement)),
+      results,
+    );
+    const toKeep: { placement: Keyed; refusal: CleaveError }[] = [];
+    for (const placement of open.filter((it) => !results.has(it))) {
       const decision = refused.get(placement)!;
       const refusal = refusalOf(decision, placement.command);
-      const isKept = decision.outcome === 'out-of-stock';
-      if (isKept && isKeyed(placement)) toKeep.push({ ...placement, refusal });
-      if (!isKept) results.set(placement, refusal);
-      else kept.set(placement, { refusal, replayed: false });
+      if (decision.outcome !== 'out-of-stock') results.set(placement, refusal);
+      else if (isKeyed(placement)) toKeep.push({ placement, refusal });
+      else results.set(placement, { refusal, replayed: false });
     }
-    // Set only once they are stored, so that every repeat of the request gets the same answer.
-    if (toKeep.length > 0) await this.orders.keepRefusals(tenant, toKeep);
-    for (const [placement, result] of kept) results.set(placement, result);
+    if (toKeep.length > 0) await this.keepRefusals(tenant, toKeep, results);
+  }
+
+  /** Tells refusals once they are stored, so that every repeat of the request gets the same answer. */
+  private async keepRefusals(
+    tenant: string,
+    toKeep: readonly { placement: Keyed; refusal: CleaveError }[],
+    results: Results,
+  ): Promise<void> {
+    const refusals = toKeep.map(({ placement, refusal }) => ({ ...placement, placement, refusal }));
+    const stored = new Set(await this.orders.keepRefusals(tenant, refusals));
+    for (const { placement, refusal } of stored) results.set(placement, { refusal, replayed: false });
+    // The others were refused at the same time, for an equal request or for another command.
+    const others = refusals.filter((it) => !stored.has(it)).map((it) => it.placement);
+    for (const placement of await this.replayStored(tenant, others, results))
+      results.set(placement, new CleaveError('unavailable', 'The refusal could not be stored. Try again.'));
   }
 
   /** If the work fails, ends the branch: commits it if its orders were recorded after all, and rolls it back otherwise. */
@@ -397,10 +428,16 @@ export class ReserveAndRecord {
     for (const placement of await this.replayStored(tenant, placements, results))
       results.set(placement, new CleaveError('unavailable', 'The order could not be recorded. Try again.'));
     const answered = unknown.filter((it) => !isOutage(results.get(it.placement)));
+    await this.endHolds(tenant, answered, results);
     // Whoever declared an id void may not have released its hold yet, and the next try would lack that stock.
-    for (const { reservationId } of [...(await this.declareVoid(tenant, answered, results)), ...declaredVoid])
-      await this.stock.release(tenant, reservationId);
+    for (const { reservationId } of declaredVoid) await this.stock.release(tenant, reservationId);
     return declaredVoid;
+  }
+
+  /** Releases holds whose orders will never be recorded, and answers the others with their orders. */
+  private async endHolds(tenant: string, tries: readonly Try[], results: Results): Promise<void> {
+    for (const { reservationId } of await this.declareVoid(tenant, tries, results))
+      await this.stock.release(tenant, reservationId);
   }
 
   /**

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import { Bulkhead, roundsOf } from '#admission';
 import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
-import { BackgroundWorker } from '#periodic';
+import { BackgroundWorker, NoAnswer, within } from '#periodic';
 import { Traces, withWork } from '#telemetry';
 import {
   isDecided,
@@ -21,8 +21,14 @@ export abstract class Sagas {
   /**
    * Claims sagas that are due and not leased.
    * @param known the definitions known here; sagas of others are left to processes that know them, until due for a minute
+   * @param exceptOf the tenants whose sagas are left alone
    */
-  abstract claim(leaseMs: number, limit: number, known: SagaDefinitions['known']): Promise<Saga[]>;
+  abstract claim(
+    leaseMs: number,
+    limit: number,
+    known: SagaDefinitions['known'],
+    exceptOf: readonly string[],
+  ): Promise<Saga[]>;
   /**
    * Moves each saga together with its order, or neither of them.
    * @param moves at most one per order
@@ -35,6 +41,8 @@ export abstract class Sagas {
    * called after claiming the sagas: what an earlier lease holder wrote is seen then, and its later writes are rejected.
    */
   abstract untoldCaptures(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>>;
+  /** Of these orders, those with a capture on request that is still in progress. */
+  abstract capturing(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>>;
 }
 
 export abstract class PaymentPerformer {
@@ -51,6 +59,8 @@ const batchSize = 500;
 /** How often sagas are polled without a wake-up: another instance may have started one, or a pause may be over. */
 const pollMs = 250;
 const triesAtOnce = 5;
+/** How long other tenants wait for one whose provider does not answer. */
+const patienceMs = 1_000;
 /** How many connections may move sagas at once, for all tenants together: the others are left to orders. */
 const mostMoving = 4;
 
@@ -58,6 +68,8 @@ const mostMoving = 4;
 @Injectable()
 export class RunSagas extends BackgroundWorker {
   private readonly moving: Bulkhead;
+  /** The tenants whose sagas are being led here. */
+  private readonly leading = new Map<string, Promise<void>>();
 
   constructor(
     private readonly sagas: Sagas,
@@ -86,10 +98,26 @@ export class RunSagas extends BackgroundWorker {
   }
 
   protected async execute(): Promise<boolean> {
-    const claimed = await this.sagas.claim(this.leaseMs, batchSize, this.definitions.known);
-    const tenants = [...Map.groupBy(claimed, (it) => it.tenant)];
-    await Promise.all(tenants.map(([tenant, group]) => this.traced(group, () => this.lead(tenant, group))));
+    const busy = [...this.leading.keys()];
+    const claimed = await this.sagas.claim(this.leaseMs, batchSize, this.definitions.known, busy);
+    const leads = [...Map.groupBy(claimed, (it) => it.tenant)].map(([tenant, group]) => {
+      const lead = this.traced(group, () => this.lead(tenant, group)).finally(() => this.leading.delete(tenant));
+      this.leading.set(tenant, lead);
+      return lead;
+    });
+    const allLed = Promise.all(leads);
+    try {
+      await within(patienceMs, allLed);
+    } catch (error) {
+      if (!(error instanceof NoAnswer)) throw error;
+      // These go on, while the sagas of other tenants are claimed.
+      allLed.catch((late: unknown) => this.logger.warn(`payments cannot be processed, trying again (${String(late)})`));
+    }
     return claimed.length === batchSize;
+  }
+
+  protected override async leave(): Promise<void> {
+    await Promise.allSettled(this.leading.values());
   }
 
   private traced(sagas: readonly Saga[], lead: () => Promise<void>): Promise<void> {
@@ -105,12 +133,11 @@ export class RunSagas extends BackgroundWorker {
     if (known.length < claimed.length) await this.leaveAlone(tenant, claimed);
     for (let sagas = known; sagas.length > 0 && !this.stopping && performance.now() < goodUntil;) {
       const outcomes = await this.ask(tenant, sagas);
-      const captures = await this.untoldCaptures(tenant, sagas, outcomes);
-      const moves = sagas.map((saga, index) => {
-        const [capture, random] = [captures.get(saga), Math.random()];
-        if (capture) return toldFirst(saga, capture, random);
-        return moveOf(saga, this.definitions.step(saga), outcomes[index]!, random);
-      });
+      const earlier = await this.earlierMoves(tenant, sagas, outcomes);
+      const moves = sagas.map(
+        (saga, index) =>
+          earlier.get(saga) ?? moveOf(saga, this.definitions.step(saga), outcomes[index]!, Math.random()),
+      );
       const moved = await this.keep(tenant, moves);
       sagas = moves
         .filter((it) => it.state === 'running' && it.waitMs === 0 && moved.has(it.saga.sagaId))
@@ -150,21 +177,39 @@ export class RunSagas extends BackgroundWorker {
   }
 
   /**
-   * The outcomes of captures that were in progress when their orders were cancelled: the history must tell that money was
-   * captured before it tells that it was returned. Once the reversal is decided, nothing is captured any more, so sending
-   * the capture under its operation id again only asks how it ended. There is nothing to tell of a refused one.
+   * The moves that come before a reversal is told: the history must tell that money was captured before it tells that it was
+   * returned. A capture on request has a saga of its own, which is waited for.
    */
-  private async untoldCaptures(
+  private async earlierMoves(
     tenant: string,
     sagas: readonly Saga[],
     outcomes: readonly (PaymentOutcome | 'late')[],
-  ): Promise<ReadonlyMap<Saga, Captured>> {
-    const reversed = sagas.filter(
-      (saga, index) =>
-        saga.step === 'reverse' &&
-        isDecided(outcomes[index]!) &&
-        this.definitions.find({ ...saga, step: 'capture' }) !== undefined,
-    );
+  ): Promise<ReadonlyMap<Saga, SagaMove>> {
+    const reversed = sagas.filter((saga, index) => saga.step === 'reverse' && isDecided(outcomes[index]!));
+    if (reversed.length === 0) return new Map();
+    const capturesItself = (it: Saga): boolean => this.definitions.find({ ...it, step: 'capture' }) !== undefined;
+    const moves = new Map<Saga, SagaMove>();
+    for (const [saga, capture] of await this.untoldCaptures(tenant, reversed.filter(capturesItself)))
+      moves.set(saga, toldFirst(saga, capture, Math.random()));
+    const others = reversed.filter((it) => !capturesItself(it));
+    for (const saga of await this.stillCapturing(tenant, others))
+      moves.set(saga, waiting(saga, 'a capture that is in progress', Math.random()));
+    return moves;
+  }
+
+  private async stillCapturing(tenant: string, reversed: readonly Saga[]): Promise<Saga[]> {
+    if (reversed.length === 0) return [];
+    const orderIds = reversed.map((it) => it.orderId);
+    const capturing = await this.moving.inTurn(() => this.sagas.capturing(tenant, orderIds));
+    return reversed.filter((it) => capturing.has(it.orderId));
+  }
+
+  /**
+   * The outcomes of captures that were in progress when their orders were cancelled. Once the reversal is decided, nothing
+   * is captured any more, so sending the capture under its operation id again only asks how it ended. There is nothing to
+   * tell of a refused one.
+   */
+  private async untoldCaptures(tenant: string, reversed: readonly Saga[]): Promise<ReadonlyMap<Saga, Captured>> {
     if (reversed.length === 0) return new Map();
     const orderIds = reversed.map((it) => it.orderId);
     const untold = await this.moving.inTurn(() => this.sagas.untoldCaptures(tenant, orderIds));
