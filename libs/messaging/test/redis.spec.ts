@@ -141,7 +141,7 @@ describeWithRedis('requests over Redis', () => {
         return codeOf(client.call('ping', undefined, { deadlineMs: 300 }));
       };
       // A busy machine may take longer than the deadline by itself, but hardly three times.
-      const outcomes = [];
+      const outcomes: unknown[] = [];
       while (outcomes.length < 3 && !outcomes.includes('answered')) outcomes.push(await afterFreeze());
       expect(outcomes).toContain('answered');
     } finally {
