@@ -12,7 +12,7 @@ import {
   type Standing,
 } from '#security';
 import { annotateWork } from '#telemetry';
-import { eventStream, type EndpointConfig } from './endpoint.js';
+import { eventStream, isRead, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -42,8 +42,7 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
     if (!replies) return;
     if (scope === 'open') {
       // Open routes that change something (webhooks) verify the sender's signature instead.
-      const isRead = [route.method].flat().every((it) => it === 'GET' || it === 'HEAD');
-      if (isOpen && isRead) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
+      if (isOpen && isRead(route)) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
       return;
     }
     const admit = isOpen ? refusingPages(authenticator) : authenticating(authenticator, () => scope);
