@@ -106,30 +106,11 @@ const onlyInstance = (app: NestFastifyApplication, controller: Type): Record<str
 
 interface Parameter {
   index: number;
-  read(request: FastifyRequest, reply: FastifyReply): unknown;
+  read: (request: FastifyRequest, reply: FastifyReply) => unknown;
   /** Whether it may be read later. The response has a `then` as well, but must not be waited for. */
   mayWait?: true;
   pipe?: SchemaPipe;
   metadata: ArgumentMetadata;
-}
-
-/** What decorators of parameters get. Nest creates three functions for each call of `switchToHttp`. */
-class DirectContext extends ExecutionContextHost implements ReturnType<ExecutionContext['switchToHttp']> {
-  override switchToHttp(): this {
-    return this;
-  }
-
-  getRequest<T>(): T {
-    return this.getArgByIndex<T>(0);
-  }
-
-  getResponse<T>(): T {
-    return this.getArgByIndex<T>(1);
-  }
-
-  getNext<T>(): T {
-    return this.getArgByIndex<T>(2);
-  }
 }
 
 /** @returns undefined if there is one that only Nest can read */
@@ -166,27 +147,21 @@ const parameterOf = (
   });
   if (kind.includes(CUSTOM_ROUTE_ARGS_METADATA)) {
     if (pipe || !factory) return undefined;
+    // Its type is `http` by default.
     const read: Parameter['read'] = (request, reply) =>
-      factory(data, new DirectContext([request, reply], controller, method));
+      factory(data, new ExecutionContextHost([request, reply], controller, method));
     return { ...named('custom', read), mayWait: true };
   }
   const whole = data === undefined;
-  switch (Number(kind.split(':', 1)[0]) as RouteParamtypes) {
-    case RouteParamtypes.BODY:
-      return whole ? named('body', ({ body }) => body) : undefined;
-    case RouteParamtypes.QUERY:
-      return whole ? named('query', ({ query }) => query) : undefined;
-    case RouteParamtypes.PARAM:
-      return whole ? undefined : named('param', ({ params }) => (params as Record<string, string>)[String(data)]);
-    case RouteParamtypes.HEADERS: {
-      const field = String(data).toLowerCase();
-      return whole || pipe ? undefined : named('custom', ({ headers }) => headers[field]);
-    }
-    case RouteParamtypes.RESPONSE:
-      return isAnswered || pipe ? undefined : named('custom', (_request, reply) => reply);
-    default:
-      return undefined;
-  }
+  const is = (type: RouteParamtypes): boolean => kind.startsWith(`${Number(type)}:`);
+  if (is(RouteParamtypes.BODY) && whole) return named('body', ({ body }) => body);
+  if (is(RouteParamtypes.QUERY) && whole) return named('query', ({ query }) => query);
+  if (is(RouteParamtypes.PARAM) && !whole)
+    return named('param', ({ params }) => (params as Record<string, string>)[String(data)]);
+  const field = String(data).toLowerCase();
+  if (is(RouteParamtypes.HEADERS) && !whole && !pipe) return named('custom', ({ headers }) => headers[field]);
+  if (is(RouteParamtypes.RESPONSE) && !isAnswered && !pipe) return named('custom', (_request, reply) => reply);
+  return undefined;
 };
 
 /**

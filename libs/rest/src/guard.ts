@@ -23,9 +23,11 @@ declare module 'fastify' {
 
 /** The caller of the request: `@CalledBy() caller: Caller`, at an endpoint that has a scope. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
-  const { caller, method, routeOptions } = context.switchToHttp().getRequest<FastifyRequest>();
-  if (!caller) throw new Error(`${method} ${routeOptions.url} is open to anyone, so its callers are not authenticated`);
-  return caller;
+  const request = context.switchToHttp().getRequest<FastifyRequest>();
+  // Fastify creates `routeOptions` each time it is read, so it is read only for the error.
+  if (request.caller) return request.caller;
+  const { method, routeOptions } = request;
+  throw new Error(`${method} ${routeOptions.url} is open to anyone, so its callers are not authenticated`);
 });
 
 /** How often the followers of a stream are authenticated again, in milliseconds. */
