@@ -81,7 +81,9 @@ const directHandler = (app: NestFastifyApplication, { controller, name }: Handle
       if (!isPromise(answer)) return void adapter.reply(reply, answer);
       answer
         .then((value) => void adapter.reply(reply, value))
-        .catch((error: unknown) => answerError(error, request, reply));
+        .catch((error: unknown) => answerError(error, request, reply))
+        // If even the problem document cannot be written. An unhandled rejection would end the process.
+        .catch((error: unknown) => void reply.send(error));
     } catch (error) {
       answerError(error, request, reply);
     }

@@ -145,6 +145,13 @@ class CallsController {
     throw new CleaveError('out-of-stock', 'There is none.');
   }
 
+  @Get('unwritable')
+  @endpoint('unwritable')
+  async unwritable(): Promise<never> {
+    await new Promise(setImmediate);
+    throw new CleaveError('out-of-stock', 'There is none.', { left: 0n });
+  }
+
   @Post('two-faults/:id')
   @endpoint('twoFaults')
   twoFaults(@Failing() _nothing: unknown, @Param('id', valid(idText)) id: string): z.output<typeof said> {
@@ -332,6 +339,7 @@ describe('a direct call and one by Nest', () => {
     ['/calls/later'],
     ['/calls/later', { method: 'HEAD' }],
     ['/calls/rejects'],
+    ['/calls/unwritable'],
     [`/calls/two-faults/${'x'.repeat(129)}`, { method: 'POST' }],
   ];
 
