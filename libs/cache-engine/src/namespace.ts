@@ -45,6 +45,11 @@ export class Namespace<Value> extends Loading<Value> {
    * @throws CacheUnavailable if Redis cannot be asked and there is no stale value to serve
    */
   async find(key: string): Promise<Found<Value> | undefined> {
+    return this.findAtOnce(key);
+  }
+
+  /** Does the same as `find`, without a promise if the entry is in this process or the key is invalid. */
+  findAtOnce(key: string): Found<Value> | undefined | Promise<Found<Value> | undefined> {
     const name = this.nameOf(key);
     const here = this.kept(name, key);
     if (!here) return this.findFar(name);

@@ -22,7 +22,7 @@ import {
 } from '#contracts';
 import { CalledBy, Endpoint, JsonText, entityTagsIn, valid } from '#rest';
 import type { Caller } from '#security';
-import { Cache, batchJson, leasedJson } from './cache.js';
+import { Cache, batchJson, leasedJson, type JsonFound } from './cache.js';
 
 const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
 const status = {
@@ -55,24 +55,16 @@ export class CacheController {
     required: false,
     description: 'The `ETag` of the value that you have, or a list of them; answers 304 if it is still the value.',
   })
-  async get(
+  get(
     @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,
     @Headers('if-none-match') ifNoneMatch: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
-  ): Promise<JsonText | undefined> {
-    const hit = await this.cache.get(caller, query);
-    if (!hit) {
-      reply.status(404);
-      return miss;
-    }
-    reply.header('ETag', `"${hit.version}"`);
-    if (hit.isStale) reply.header('Cache-Status', stale);
-    if (ifNoneMatch !== undefined && isNamed(hit.version, ifNoneMatch)) {
-      reply.status(304);
-      return undefined;
-    }
-    return new JsonText(`{"value":${hit.json}}`);
+  ): JsonText | undefined | Promise<JsonText | undefined> {
+    const found = this.cache.get(caller, query);
+    // What is in this process is answered without a promise.
+    if (!(found instanceof Promise)) return answerOf(found, ifNoneMatch, reply);
+    return found.then((hit) => answerOf(hit, ifNoneMatch, reply));
   }
 
   @Put()
@@ -220,6 +212,25 @@ export class CacheController {
     return this.cache.statistics();
   }
 }
+
+/** @returns undefined if the caller has the value already */
+const answerOf = (
+  hit: JsonFound | undefined,
+  ifNoneMatch: string | undefined,
+  reply: FastifyReply,
+): JsonText | undefined => {
+  if (!hit) {
+    reply.status(404);
+    return miss;
+  }
+  reply.header('ETag', `"${hit.version}"`);
+  if (hit.isStale) reply.header('Cache-Status', stale);
+  if (ifNoneMatch !== undefined && isNamed(hit.version, ifNoneMatch)) {
+    reply.status(304);
+    return undefined;
+  }
+  return new JsonText(`{"value":${hit.json}}`);
+};
 
 /** @returns the version that must exist; `undefined` if there is no condition */
 const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | undefined): ExpectedVersion | undefined => {

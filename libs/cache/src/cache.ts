@@ -35,14 +35,17 @@ export class Cache {
     this.ofDefaultTenant = this.named({ tenant: defaultTenant }, 'default');
   }
 
-  /** @returns `undefined` for a miss; a cached null is the text `null` */
-  get(owner: Owner, { key, namespace }: RequestOf<Operations['get']>): Promise<JsonFound | undefined> {
-    return this.answered(async () => {
-      const found = await this.space(owner, namespace).find(key);
-      if (found?.value === undefined) return undefined;
-      const { value: json, version, isStale } = found;
-      return { json, version, isStale };
-    });
+  /** @returns `undefined` for a miss; a cached null is the text `null`; no promise if the value is in this process */
+  get(
+    owner: Owner,
+    { key, namespace }: RequestOf<Operations['get']>,
+  ): JsonFound | undefined | Promise<JsonFound | undefined> {
+    try {
+      const found = this.space(owner, namespace).findAtOnce(key);
+      return found instanceof Promise ? this.answered(async () => inJson(await found)) : inJson(found);
+    } catch (error) {
+      throw refusalOf(error);
+    }
   }
 
   /** @throws CleaveError `precondition-failed` with the current version */
@@ -155,12 +158,23 @@ export class Cache {
     try {
       return await work();
     } catch (error) {
-      if (error instanceof RangeError) throw invalid(error.message);
-      if (error instanceof CacheUnavailable) throw new CleaveError('unavailable', error.message, {}, { cause: error });
-      throw error;
+      throw refusalOf(error);
     }
   }
 }
+
+/** The error that a caller gets. */
+const refusalOf = (error: unknown): unknown => {
+  if (error instanceof RangeError) return invalid(error.message);
+  if (error instanceof CacheUnavailable) return new CleaveError('unavailable', error.message, {}, { cause: error });
+  return error;
+};
+
+const inJson = (found: Found<string> | undefined): JsonFound | undefined => {
+  if (found?.value === undefined) return undefined;
+  const { value: json, version, isStale } = found;
+  return { json, version, isStale };
+};
 
 /** How many keys are read at once, which bounds how much is read beyond the limit of the answer. */
 const readAtOnce = 256;

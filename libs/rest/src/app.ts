@@ -11,6 +11,7 @@ import { auditRoutes } from './audit.js';
 import { readJsonBodies } from './body.js';
 import { BrowserHeaders, type BrowserOptions } from './browser-headers.js';
 import { connectionLimits, type GivenConnectionLimits } from './connections.js';
+import { callDirectly } from './direct-handlers.js';
 import { guardRoutes } from './guard.js';
 import { ObservedRequests } from './observed-requests.js';
 import { ProblemFilter, ProblemsModule } from './problems.js';
@@ -78,6 +79,7 @@ export const createRestApp = async (
   limitRoutes(fastify, app.get(Admission), adapter.loadShedder);
   auditRoutes(fastify, authenticator);
   refuseUnreadQueries(fastify);
+  callDirectly(app);
   // This hook runs after those of the modules, which are already registered, so modules announce the shutdown before the
   // delay starts.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));

@@ -1,6 +1,8 @@
 import { isUtf8 } from 'node:buffer';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { Readable } from 'node:stream';
+import type { FastifyInstance, FastifyRequest, preParsingHookHandler } from 'fastify';
 import { CleaveError, invalidRequest, limits } from '#contracts';
+import { isRead } from './endpoint.js';
 
 /**
  * Accepts only JSON in UTF-8 as a request body. A request without a body has the body `undefined`, whatever its content
@@ -8,6 +10,9 @@ import { CleaveError, invalidRequest, limits } from '#contracts';
  */
 export const readJsonBodies = (fastify: FastifyInstance): void => {
   fastify.removeAllContentTypeParsers();
+  fastify.addHook('onRoute', (route) => {
+    if (!isRead(route)) route.preParsing = [...[route.preParsing ?? []].flat(), endEmpty];
+  });
   fastify.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
     try {
       if (takesBytes(request)) done(null, body);
@@ -20,6 +25,13 @@ export const readJsonBodies = (fastify: FastifyInstance): void => {
     done(hasBody(request) ? notJson(request) : null, undefined);
   });
 };
+
+/**
+ * The server ends the stream of a request without a body before anybody can listen to it (`optimizeEmptyRequests`), and
+ * Fastify would wait for its end for ever if the request has a content type.
+ */
+const endEmpty: preParsingHookHandler = (_request, _reply, payload, done) =>
+  done(null, payload.readableEnded ? Readable.from([]) : payload);
 
 /** Whether the endpoint takes the raw bytes of its body. */
 const takesBytes = ({ routeOptions }: FastifyRequest): boolean =>

@@ -1,8 +1,8 @@
-import { applyDecorators, HttpCode, StreamableFile } from '@nestjs/common';
+import { applyDecorators, HttpCode, StreamableFile, type Type } from '@nestjs/common';
 import { ROUTE_ARGS_METADATA, RouteParamtypes } from '@nestjs/common/internal';
 import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse, ApiSecurity } from '@nestjs/swagger';
 import { RouteConfig } from '@nestjs/platform-fastify';
-import type { FastifyReply } from 'fastify';
+import type { FastifyReply, RouteOptions } from 'fastify';
 import { z } from 'zod';
 import { errorCodes, limits, problem, type ErrorCode, type Scope } from '#contracts';
 import { examplesOf, wireSchema } from './wire-schema.js';
@@ -48,8 +48,15 @@ export interface EndpointOptions {
   admittedAs?: string;
 }
 
+/** The method of a controller that handles an endpoint. */
+export interface HandlerName {
+  controller: Type;
+  name: string | symbol;
+}
+
 /** The endpoint's options as its route's config has them. */
 export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
+  handledBy: HandlerName;
   rawBody?: boolean;
   readsQuery?: boolean;
 }
@@ -89,10 +96,18 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         .filter(([status]) => !(status in endpoint.replies))
         .map(([status, codes]) => refusalOf(status, codes)),
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
-      RouteConfig({ ...configOf(endpoint), readsQuery: query !== undefined }),
+      RouteConfig({
+        ...configOf(endpoint),
+        handledBy: { controller: target.constructor as Type, name: key },
+        readsQuery: query !== undefined,
+      } satisfies EndpointConfig),
     )(target, key, method);
   };
 };
+
+/** Whether a route only reads. */
+export const isRead = ({ method }: Pick<RouteOptions, 'method'>): boolean =>
+  [method].flat().every((it) => it === 'GET' || it === 'HEAD');
 
 /** The name of the security scheme in the OpenAPI documents. */
 export const securityScheme = 'bearer';
@@ -103,7 +118,7 @@ const configOf = ({
   rawBody,
   isAlwaysAdmitted = false,
   admittedAs,
-}: EndpointOptions): EndpointConfig => ({
+}: EndpointOptions): Omit<EndpointConfig, 'handledBy' | 'readsQuery'> => ({
   scope,
   replies,
   isAlwaysAdmitted,

@@ -12,7 +12,7 @@ import {
   type Standing,
 } from '#security';
 import { annotateWork } from '#telemetry';
-import { eventStream, type EndpointConfig } from './endpoint.js';
+import { eventStream, isRead, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -23,9 +23,11 @@ declare module 'fastify' {
 
 /** The caller of the request: `@CalledBy() caller: Caller`, at an endpoint that has a scope. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
-  const { caller, method, routeOptions } = context.switchToHttp().getRequest<FastifyRequest>();
-  if (!caller) throw new Error(`${method} ${routeOptions.url} is open to anyone, so its callers are not authenticated`);
-  return caller;
+  const request = context.switchToHttp().getRequest<FastifyRequest>();
+  // Fastify creates `routeOptions` each time it is read, so it is read only for the error.
+  if (request.caller) return request.caller;
+  const { method, routeOptions } = request;
+  throw new Error(`${method} ${routeOptions.url} is open to anyone, so its callers are not authenticated`);
 });
 
 /** How often the followers of a stream are authenticated again, in milliseconds. */
@@ -42,8 +44,7 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
     if (!replies) return;
     if (scope === 'open') {
       // Open routes that change something (webhooks) verify the sender's signature instead.
-      const isRead = [route.method].flat().every((it) => it === 'GET' || it === 'HEAD');
-      if (isOpen && isRead) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
+      if (isOpen && isRead(route)) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
       return;
     }
     const admit = isOpen ? refusingPages(authenticator) : authenticating(authenticator, () => scope);

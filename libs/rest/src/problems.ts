@@ -104,20 +104,22 @@ export class ProblemFilter implements ExceptionFilter {
   catch(error: unknown, host: ArgumentsHost): void | Observable<never> {
     // Message handlers report errors in their own way but may inherit the global HTTP filters.
     if (host.getType() !== 'http') return throwError(() => error);
-    const request = host.switchToHttp().getRequest<FastifyRequest>();
-    const reply = host.switchToHttp().getResponse<FastifyReply>();
-    const refusal = request.is404 && error instanceof HttpException ? refusalOfUnrouted(request) : error;
-    const problem = problemOfError(refusal);
-    log(problem, refusal, request);
-    if (reply.sent || reply.raw.headersSent) {
-      // A response that has begun cannot be replaced, and must not look complete.
-      reply.raw.destroy();
-      return;
-    }
-    if (problem.code === 'method-not-allowed') reply.header('allow', methodsOf(request).join(', '));
-    sendProblem(reply, problem);
+    answerError(error, host.switchToHttp().getRequest(), host.switchToHttp().getResponse());
   }
 }
+
+export const answerError = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
+  const refusal = request.is404 && error instanceof HttpException ? refusalOfUnrouted(request) : error;
+  const problem = problemOfError(refusal);
+  log(problem, refusal, request);
+  if (reply.sent || reply.raw.headersSent) {
+    // A response that has begun cannot be replaced, and must not look complete.
+    reply.raw.destroy();
+    return;
+  }
+  if (problem.code === 'method-not-allowed') reply.header('allow', methodsOf(request).join(', '));
+  sendProblem(reply, problem);
+};
 
 const log = (problem: Problem, error: unknown, { method, routeOptions: { url } }: FastifyRequest): void => {
   // Logs the route instead of the URL, which may contain personal data.

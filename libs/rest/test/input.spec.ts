@@ -125,6 +125,20 @@ describe('a body', () => {
     expect(untyped).toMatch(/^HTTP\/1\.1 415 /);
   });
 
+  it('may be missing although a media type is given, with a length of 0 or without one', async () => {
+    for (const length of ['', 'content-length: 0\r\n', 'transfer-encoding: chunked\r\n']) {
+      const end = length.startsWith('transfer') ? '0\r\n\r\n' : '';
+      const typed = `host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n${length}\r\n${end}`;
+      const required = await raw(here.port, `POST /things HTTP/1.1\r\n${typed}`);
+      expect(required).toContain('a body of type application/json is required');
+      const optional = await raw(here.port, `POST /things/1/close HTTP/1.1\r\n${typed}`);
+      expect(optional).toContain('{"reason":null}');
+      const foreign = await raw(here.port, `POST /things/1/close HTTP/1.1\r\n${typed.replace('json', 'pdf')}`);
+      // Whether a chunked body is empty is known only once it is read.
+      expect(foreign).toContain(length.startsWith('transfer') ? '"status":415' : '{"reason":null}');
+    }
+  });
+
   it('with a content coding is refused with Accept-Encoding: identity', async () => {
     const json = { 'content-type': 'application/json' };
     for (const coding of ['gzip', 'BR', 'identity, gzip']) {
