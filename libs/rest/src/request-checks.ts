@@ -9,6 +9,11 @@ import { refusalOfUnrouted } from './problems.js';
 /** Refusals that apply to every request before its handler runs. */
 export const refusalOfRequest = (request: FastifyRequest, reply: FastifyReply): CleaveError | undefined => {
   const { headers, httpVersion, url = '' } = request.raw;
+  if (httpVersion === '0.9') {
+    // Its end is unknown: the parser fails only at what follows, when this request may have been answered.
+    reply.header('connection', 'close');
+    return new CleaveError('invalid-request', 'The request is not valid HTTP/1.1.');
+  }
   if (headers.host === undefined && httpVersion === '1.1') return withoutHost();
   const ofFields = refusalOfFields(request.raw);
   if (ofFields || distrusted.has(request.raw.socket)) {
