@@ -49,6 +49,7 @@ export class CacheController {
       404: { schema: cacheMiss, description: 'The cache holds nothing under this key' },
     },
     errors: [],
+    isCalledDirectly: true,
   })
   @ApiHeader({
     name: 'If-None-Match',

@@ -27,20 +27,24 @@ type Handler = (request: FastifyRequest, reply: FastifyReply) => void;
 type Method = (...args: unknown[]) => unknown;
 
 /**
- * Lets Fastify call the handlers of `@Endpoint`s itself. Nest calls each handler through guards, interceptors and pipes,
- * which is a dozen promises per request even where none of them is used. What a handler uses is known once the app is
- * initialised: a handler that uses anything but parameters, pipes of `valid` and a status is left to Nest.
+ * Has Fastify call the handlers of endpoints with `isCalledDirectly` itself. Nest calls each handler through guards,
+ * interceptors and pipes, which is a dozen promises per request even where none of them is used. What a handler uses is
+ * known once the app is initialised: one that uses anything but parameters, pipes of `valid` and a status is left to Nest.
  */
 export const callDirectly = (app: NestFastifyApplication): void => {
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   fastify.addHook('onRoute', (route) => {
     const { handledBy, replies } = (route.config ?? {}) as Partial<EndpointConfig>;
+    if (!handledBy || !isPlainPath.test(route.url)) return;
     // Nest stops the stream of a client that is gone.
-    if (!handledBy || Object.values(replies ?? {}).some(({ streamedAs }) => streamedAs !== undefined)) return;
+    if (Object.values(replies ?? {}).some((it) => it.streamedAs !== undefined || it.writtenAs !== undefined)) return;
     const handler = usesOnlyProblemFilter(app) && directHandler(app, handledBy);
     if (handler) route.handler = route.url.includes(':') ? withNonEmptyParams(handler) : handler;
   });
 };
+
+/** At most one parameter, which is a whole segment: Nest has rules of its own for all others. */
+const isPlainPath = /^[^:*(]*(?:\/:\w+(?:\/[^:*(]*)?)?$/;
 
 /** Whether no module and nobody else has added anything that Nest calls for every handler. */
 const usesOnlyProblemFilter = (app: NestFastifyApplication): boolean => {
@@ -79,7 +83,7 @@ const directHandler = (app: NestFastifyApplication, { controller, name }: Handle
       const args = argumentsFor(request, reply);
       const answer = isPromise(args) ? args.then(call) : call(args);
       if (!isPromise(answer)) return void adapter.reply(reply, answer);
-      answer
+      Promise.resolve(answer)
         .then((value) => void adapter.reply(reply, value))
         .catch((error: unknown) => answerError(error, request, reply))
         // If even the problem document cannot be written. An unhandled rejection would end the process.
@@ -94,14 +98,16 @@ const directHandler = (app: NestFastifyApplication, { controller, name }: Handle
 const isPromise = (value: unknown): value is Promise<unknown> =>
   typeof (value as { then?: unknown } | null | undefined)?.then === 'function';
 
-/** The instance of a controller, unless there are several or it is created for each request. */
+/** The instance of a controller, unless there are several, or of heirs as well, or it is created for each request. */
 const onlyInstance = (app: NestFastifyApplication, controller: Type): Record<string | symbol, unknown> | undefined => {
   const modules = [...app.get(ModulesContainer).values()];
   const found = modules.flatMap(({ controllers }) =>
-    [...controllers.values()].filter((it) => it.metatype === controller),
+    [...controllers.values()].filter(
+      ({ metatype }) => metatype === controller || metatype?.prototype instanceof controller,
+    ),
   );
   const [only] = found;
-  return found.length === 1 && only!.isDependencyTreeStatic()
+  return found.length === 1 && only!.metatype === controller && only!.isDependencyTreeStatic()
     ? (only!.instance as Record<string | symbol, unknown>)
     : undefined;
 };
@@ -185,7 +191,11 @@ const reading = (parameters: readonly Parameter[]) => {
     for (const { index, read, mayWait } of parameters) {
       const value = read(request, reply);
       args[index] = value;
-      if (mayWait && isPromise(value)) (awaited ??= []).push(value.then((it) => void (args[index] = it)));
+      if (!mayWait || !isPromise(value)) continue;
+      const settled = value.then((it) => void (args[index] = it));
+      // If a later decorator throws, nobody waits for it.
+      settled.catch(() => undefined);
+      (awaited ??= []).push(settled);
     }
     return awaited ? Promise.all(awaited).then(() => convert(args)) : convert(args);
   };

@@ -46,6 +46,11 @@ export interface EndpointOptions {
    * of this process.
    */
   admittedAs?: string;
+  /**
+   * Has Fastify call the handler itself where Nest would only read its parameters (decision 42), for endpoints whose rate
+   * matters. The handler returns a value or a promise.
+   */
+  isCalledDirectly?: boolean;
 }
 
 /** The method of a controller that handles an endpoint. */
@@ -56,7 +61,8 @@ export interface HandlerName {
 
 /** The endpoint's options as its route's config has them. */
 export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
-  handledBy: HandlerName;
+  /** Set if it may be called directly. */
+  handledBy?: HandlerName;
   rawBody?: boolean;
   readsQuery?: boolean;
 }
@@ -98,7 +104,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
       RouteConfig({
         ...configOf(endpoint),
-        handledBy: { controller: target.constructor as Type, name: key },
+        ...(endpoint.isCalledDirectly && { handledBy: { controller: target.constructor as Type, name: key } }),
         readsQuery: query !== undefined,
       } satisfies EndpointConfig),
     )(target, key, method);

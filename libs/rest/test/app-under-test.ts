@@ -24,7 +24,7 @@ import { z } from 'zod';
 import { CleaveError, idText, moment, pageOf, placeOrderRequest } from '#contracts';
 import {
   Cursors,
-  Endpoint,
+  Endpoint as RestEndpoint,
   IdempotencyKey,
   IfMatch,
   createRestApp,
@@ -37,6 +37,9 @@ import {
   type RestAppOptions,
 } from '#rest';
 import { currentTrace } from '#telemetry';
+
+/** Called directly where that is possible, so that both ways can be compared. */
+const Endpoint: typeof RestEndpoint = (options) => RestEndpoint({ ...options, isCalledDirectly: true });
 
 const thingRequest = z
   .strictObject({ name: z.string().min(1), size: z.int().min(1).optional(), data: z.unknown().optional() })

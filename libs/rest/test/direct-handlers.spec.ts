@@ -35,9 +35,9 @@ import { ModuleUnderTest, logInto } from './app-under-test.js';
 
 const said = z.object({ said: z.string() });
 const say = (what: string): z.output<typeof said> => ({ said: what });
-const endpoint = (name: string) =>
+const endpoint = (name: string, isCalledDirectly = true) =>
   Endpoint({
-    ...{ scope: 'open', operationId: name, summary: name, errors: [] },
+    ...{ scope: 'open', operationId: name, summary: name, errors: [], isCalledDirectly },
     replies: { 200: { schema: said, description: 'It' } },
   });
 
@@ -57,6 +57,7 @@ class Teapot implements ExceptionFilter {
   }
 }
 const Late = createParamDecorator(() => Promise.resolve('late'));
+const Rejecting = createParamDecorator(() => Promise.reject(new CleaveError('invalid-request', 'too late')));
 const Failing = createParamDecorator((_, context) => {
   throw new CleaveError('invalid-request', `from the decorator of ${context.getHandler().name}`);
 });
@@ -67,6 +68,18 @@ class CallsController {
   @endpoint('plain')
   plain(): z.output<typeof said> {
     return whoCalls();
+  }
+
+  @Get('usual')
+  @endpoint('usual', false)
+  usual(): z.output<typeof said> {
+    return whoCalls();
+  }
+
+  @Get('two/:one/:other')
+  @endpoint('two')
+  two(@Param('one') one: string, @Param('other') other: string): z.output<typeof said> {
+    return say(isCalledByNest() ? one + other : 'called directly');
   }
 
   @Get('guarded')
@@ -118,7 +131,7 @@ class CallsController {
 
   @Get('streams')
   @Endpoint({
-    ...{ scope: 'open', operationId: 'streams', summary: 'Stream', errors: [] },
+    ...{ scope: 'open', operationId: 'streams', summary: 'Stream', errors: [], isCalledDirectly: true },
     replies: { 200: { schema: said, description: 'It', streamedAs: eventStream } },
   })
   streams(): StreamableFile {
@@ -154,7 +167,11 @@ class CallsController {
 
   @Post('two-faults/:id')
   @endpoint('twoFaults')
-  twoFaults(@Failing() _nothing: unknown, @Param('id', valid(idText)) id: string): z.output<typeof said> {
+  twoFaults(
+    @Rejecting() _late: unknown,
+    @Failing() _nothing: unknown,
+    @Param('id', valid(idText)) id: string,
+  ): z.output<typeof said> {
     return say(id);
   }
 }
@@ -185,11 +202,12 @@ class BaseController {
 }
 
 @Controller('heir')
+@UseGuards(refusing)
 class HeirController extends BaseController {}
 
 @Module({
   imports: [ModuleUnderTest],
-  controllers: [CallsController, EachController, HeirController],
+  controllers: [CallsController, EachController, BaseController, HeirController],
   providers: [OfOneRequest],
 })
 class CallsModule {}
@@ -234,8 +252,9 @@ const refusalBy = async ({ url }: Running, path: string): Promise<unknown> =>
   ((await (await fetch(url + path)).json()) as { detail?: string }).detail;
 
 describe('the handler of an @Endpoint', () => {
-  it('is called by Fastify, and by Nest if the app has an interceptor', async () => {
+  it('is called by Fastify if the endpoint says so, and by Nest if it does not or the app has an interceptor', async () => {
     expect(await saidBy(direct, '/calls/plain')).toEqual([200, 'Fastify']);
+    expect(await saidBy(direct, '/calls/usual')).toEqual([200, 'Nest']);
     const before = intercepted;
     expect(await saidBy(byNest, '/calls/plain')).toEqual([200, 'Nest']);
     expect(intercepted).toBe(before + 1);
@@ -256,7 +275,9 @@ describe('the handler of an @Endpoint', () => {
     expect((await fetch(`${direct.url}/calls/with-header`)).headers.get('x-said')).toBe('yes');
     expect(await saidBy(direct, '/calls/answers-itself')).toEqual([202, 'itself']);
     expect(await (await fetch(`${direct.url}/calls/streams`)).text()).toBe('data: 1\n\n');
-    expect(await saidBy(direct, '/heir')).toEqual([200, 'Nest']);
+    expect(await saidBy(direct, '/calls/two/1/2')).toEqual([200, '12']);
+    expect(await refusalBy(direct, '/heir')).toBe('Forbidden resource');
+    expect(await saidBy(direct, '/base')).toEqual([200, 'Nest']);
   });
 
   it('is called on the instance of its request, if there is one for each', async () => {

@@ -40,7 +40,10 @@ export class Tokens {
   private askAgainAt = Number.NEGATIVE_INFINITY;
   private pauseMs = firstPauseMs;
 
-  constructor(private readonly issuer: Issuer) {}
+  constructor(private readonly issuer: Issuer) {
+    // Before the first token comes. A failure is reported to the caller who needs it.
+    jose().catch(() => undefined);
+  }
 
   /**
    * @returns undefined for a token that is not valid, or that does not name a tenant and an account
@@ -65,8 +68,8 @@ export class Tokens {
 
   private async payloadOf(token: string): Promise<JWTPayload | undefined> {
     const { url, audience } = this.issuer;
-    const { jwtVerify } = await jose();
     try {
+      const { jwtVerify } = await jose();
       // Called only for well-formed tokens, so that nothing else makes this process ask the issuer.
       const keyOf: JWTVerifyGetKey = async (header, signed) => (await this.published())(header, signed);
       const options = { issuer: url, audience, algorithms, clockTolerance, requiredClaims: ['exp'] };

@@ -61,6 +61,7 @@ const placing = {
     'data-key-missing',
   ],
   idempotencyKey: 'optional',
+  isCalledDirectly: true,
 } satisfies Partial<EndpointOptions>;
 
 @ApiTags('orders')
@@ -127,6 +128,7 @@ export class OrdersController {
       '`personal:read` as well.',
     replies: { 200: { schema: orderInFull, description: 'The order', headers: taggedHeaders } },
     errors: ['order-not-found', 'data-key-missing'],
+    isCalledDirectly: true,
   })
   async get(
     @Param('id', valid(orderIdParameter)) id: string,
