@@ -70,7 +70,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     return impossible;
   }
 
-  /** The caller has its answer already, so a failure is only logged for the operator. */
+  /** No answer depends on it, so a failure is only logged for the operator. */
   async release(tenant: string, reservationId: string): Promise<void> {
     await this.settle(tenant, [{ reservation_id: reservationId, version: 1, kind: 'release' }]).catch(
       (error: unknown) => {

@@ -430,14 +430,18 @@ export class ReserveAndRecord {
     const answered = unknown.filter((it) => !isOutage(results.get(it.placement)));
     await this.endHolds(tenant, answered, results);
     // Whoever declared an id void may not have released its hold yet, and the next try would lack that stock.
-    for (const { reservationId } of declaredVoid) await this.stock.release(tenant, reservationId);
+    await this.releaseAll(tenant, declaredVoid);
     return declaredVoid;
   }
 
   /** Releases holds whose orders will never be recorded, and answers the others with their orders. */
   private async endHolds(tenant: string, tries: readonly Try[], results: Results): Promise<void> {
-    for (const { reservationId } of await this.declareVoid(tenant, tries, results))
-      await this.stock.release(tenant, reservationId);
+    await this.releaseAll(tenant, await this.declareVoid(tenant, tries, results));
+  }
+
+  /** At once, because a release waits for its deadline if inventory does not answer, and the whole batch for the releases. */
+  private async releaseAll(tenant: string, tries: readonly Try[]): Promise<void> {
+    await Promise.all(tries.map((it) => this.stock.release(tenant, it.reservationId)));
   }
 
   /**

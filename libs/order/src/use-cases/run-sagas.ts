@@ -98,6 +98,7 @@ export class RunSagas extends BackgroundWorker {
   }
 
   protected async execute(): Promise<boolean> {
+    await this.someLed();
     const busy = [...this.leading.keys()];
     const claimed = await this.sagas.claim(this.leaseMs, batchSize, this.definitions.known, busy);
     const leads = [...Map.groupBy(claimed, (it) => it.tenant)].map(([tenant, group]) => {
@@ -113,7 +114,19 @@ export class RunSagas extends BackgroundWorker {
       // These go on, while the sagas of other tenants are claimed.
       allLed.catch((late: unknown) => this.logger.warn(`payments cannot be processed, trying again (${String(late)})`));
     }
-    return claimed.length === batchSize;
+    return claimed.length === batchSize || this.leading.size > 0;
+  }
+
+  /**
+   * While some tenants are still being led, waits for one of them, but not long: a claim reads past all due sagas of the
+   * tenants that it leaves out. Waits for longer if there are many, because payment takes only so many calls at once.
+   */
+  private async someLed(): Promise<void> {
+    while (this.leading.size > 0) {
+      // A failure is reported by the round that began it.
+      await within(pollMs, Promise.race(this.leading.values())).catch(() => undefined);
+      if (this.leading.size < batchSize || this.stopping) return;
+    }
   }
 
   protected override async leave(): Promise<void> {
