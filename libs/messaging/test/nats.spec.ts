@@ -253,6 +253,29 @@ describeWithNats('requests over NATS', () => {
       await client.call('ping', undefined);
     });
 
+    it('are taken again by an instance that has failed, even if the first one since then could not be received', async () => {
+      const { journal } = await start();
+      journal.onArrival = () => {
+        throw new Error('it has lost its database');
+      };
+      for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      let timesFetched = 0;
+      const offer = { at: 'cleave.test.gone', bytes: 1_000_000, withinMs: 10_000 };
+      const callback = (_: unknown, message: Msg): void => {
+        timesFetched += 1;
+        message.respond('');
+      };
+      hands.subscribe(offer.at, { callback });
+      await eventually(async () => {
+        hands.publish(requestSubject('probe.once'), encodeFrame({ offer }), { reply: 'nobody' });
+        await hands.flush();
+        expect(timesFetched).toBeGreaterThan(0);
+      });
+      await eventually(async () => {
+        expect(await ask('once', encodeFrame({ meta }, '{"id":"z"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
+      });
+    });
+
     it('are not carried out if the content they offer is gone', async () => {
       const { journal } = await start();
       const offer = { at: 'nowhere', bytes: 1_000_000, withinMs: 10_000 };
