@@ -165,6 +165,35 @@ describeWithNats('requests over NATS', () => {
     lookedFor!.unsubscribe();
   });
 
+  it('are all answered by an instance that has failed, and lost its connection before it got another one', async () => {
+    const own = await startNats();
+    running.push({ close: () => own.stop() });
+    const there = address.parse(own.url) as NatsAddress;
+    const { promise: isAsked, resolve } = Promise.withResolvers<void>();
+    const canServe = async (): Promise<boolean> => {
+      resolve();
+      return true;
+    };
+    const instance = await startInstance([there], 'one', [], undefined, canServe);
+    running.push(instance);
+    instance.journal.onArrival = () => {
+      throw new Error('it has lost its database');
+    };
+    const before = new Messenger();
+    running.push({ close: () => before.onApplicationShutdown() });
+    const { call } = before.clientFor(probeContract, there);
+    for (let failed = 0; failed < 5; failed += 1) await failureOf(call('wait', { id: 'failing' }));
+    await isAsked;
+    const isReached = instance.brokers.get(there.scheme)!;
+    await own.kill();
+    await eventually(async () => expect(isReached()).toBe(false));
+    await own.revive();
+    await eventually(async () => expect(isReached()).toBe(true));
+    const after = messenger.clientFor(probeContract, there);
+    const calls = Array.from({ length: 50 }, (_, id) => after.call('once', { id: `${id}` }));
+    expect(await Promise.all(calls)).toEqual(calls.map(() => ({ by: 'one' })));
+  });
+
   it('are not taken over from an instance that is slow or shutting down', async () => {
     const slow = await start();
     const held = client.call('wait', { id: 'held' });
