@@ -276,11 +276,18 @@ export class GrpcServer extends ServerGrpc {
     for (const listening of (server['http2Servers'] as Map<Http2Server, unknown>).keys()) {
       listening.maxConnections = maxConnections;
       listening.on('drop', () => sayFull(warn));
-      const unread = new Map<ServerHttp2Stream, { bytes: number; since: number }>();
+      const unread = new Map<ServerHttp2Stream, { since: number }>();
       listening.on('stream', (stream) => {
         const late = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), requestMs).unref();
         for (const end of ['end', 'close']) stream.once(end, () => clearTimeout(late));
-        unread.set(stream, { bytes: 0, since: 0 });
+        // grpc-js hands over a message only once the one before has been sent, so each of them shows that the client reads.
+        const progress = { since: performance.now() };
+        const write = stream.write.bind(stream) as (...given: unknown[]) => boolean;
+        stream.write = (...given: unknown[]) => {
+          progress.since = performance.now();
+          return write(...given);
+        };
+        unread.set(stream, progress);
         stream.once('close', () => unread.delete(stream));
       });
       // Not the timeout of the stream, which every ping on its connection renews.
@@ -375,12 +382,11 @@ export class GrpcServer extends ServerGrpc {
 }
 
 /** Ends the streams that have sent nothing for a time, although something waits to be sent. */
-const cutUnread = (unread: Map<ServerHttp2Stream, { bytes: number; since: number }>, answerMs: number): void => {
+const cutUnread = (unread: ReadonlyMap<ServerHttp2Stream, { since: number }>, answerMs: number): void => {
   const now = performance.now();
-  for (const [stream, { bytes, since }] of unread) {
-    const { writableLength } = stream;
-    if (writableLength === 0 || writableLength !== bytes) unread.set(stream, { bytes: writableLength, since: now });
-    else if (now - since >= answerMs) stream.close(constants.NGHTTP2_CANCEL);
+  for (const [stream, progress] of unread) {
+    if (stream.writableLength === 0) progress.since = now;
+    else if (now - progress.since >= answerMs) stream.close(constants.NGHTTP2_CANCEL);
   }
 };
 

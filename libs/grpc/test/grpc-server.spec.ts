@@ -6,6 +6,7 @@ import { afterEach, expect, it } from '@jest/globals';
 import { Controller, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { GrpcMethod } from '@nestjs/microservices';
+import { interval, mergeMap, type Observable } from 'rxjs';
 import { Admission } from '#admission';
 import { Authenticator } from '#security';
 import { RequestLog } from '#telemetry';
@@ -29,16 +30,19 @@ const { Files } = messagesIn({
     },
     Named: { fields: { name: text(1) } },
     Service: { fields: { name: text(1), method: many('Method', 2) } },
-    Method: { fields: { name: text(1), asks: text(2), answers: text(3) } },
+    Method: { fields: { name: text(1), asks: text(2), answers: text(3), isStream: { type: 'bool', id: 6 } } },
   },
 });
-const method = { name: 'Wait', asks: '.probe.Nothing', answers: '.probe.Nothing' };
+const method = (name: string, isStream: boolean) => {
+  const type = '.probe.Nothing';
+  return { name, asks: type, answers: type, isStream };
+};
 const probe = {
   ...{ name: 'probe.proto', package: 'probe', syntax: 'proto3', message: [{ name: 'Nothing' }] },
-  service: [{ name: 'Probe', method: [method] }],
+  service: [{ name: 'Probe', method: [method('Wait', false), method('Follow', true)] }],
 };
 const service = {
-  ...{ package: 'probe', name: 'Probe', scopes: { Wait: 'operator' as const } },
+  ...{ package: 'probe', name: 'Probe', scopes: { Wait: 'operator' as const, Follow: 'operator' as const } },
   descriptors: Files!.serialize({ file: [probe] }).toString('base64'),
 };
 
@@ -72,6 +76,12 @@ class ProbeController {
     arrived();
     await answered;
     return {};
+  }
+
+  /** More than a client can read. */
+  @GrpcMethod('Probe', 'Follow')
+  follow(): Observable<object> {
+    return interval(1).pipe(mergeMap(() => Array.from({ length: 100 }, () => ({}))));
   }
 }
 
@@ -140,12 +150,12 @@ it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
 });
 
 /** A call on a connection of its own, with what is sent of its message. */
-const begin = (at: string, sent: Buffer, settings: Settings = {}) => {
+const begin = (at: string, sent: Buffer, settings: Settings = {}, rpc = 'Wait') => {
   const client = connect(`http://${at}`, { settings });
   client.on('error', () => undefined);
   closing.push(async () => client.destroy());
   const request = client.request({
-    ...{ ':method': 'POST', ':path': '/probe.Probe/Wait', 'content-type': 'application/grpc', te: 'trailers' },
+    ...{ ':method': 'POST', ':path': `/probe.Probe/${rpc}`, 'content-type': 'application/grpc', te: 'trailers' },
   });
   request.on('error', () => undefined).resume();
   request.write(sent);
@@ -189,4 +199,18 @@ it('a call whose answer is not read in time is cancelled', async () => {
   call.end();
   await once(call, 'close');
   expect(call.rstCode).toBe(constants.NGHTTP2_CANCEL);
+});
+
+it('a stream that is read is not cancelled, even if the waiting message always has the same size', async () => {
+  const answerMs = 3_000;
+  const { at } = await start({ answerMs });
+  const empty = Buffer.alloc(5);
+  // One message fills the window, so that the next one waits until the client has read it.
+  const call = begin(at, empty, { initialWindowSize: empty.length }, 'Follow');
+  call.end();
+  let bytes = 0;
+  call.on('data', (some: Buffer) => (bytes += some.length));
+  await sleep(answerMs + 1_500);
+  expect(bytes).toBeGreaterThan(0);
+  expect([call.closed, call.rstCode]).toEqual([false, constants.NGHTTP2_NO_ERROR]);
 });

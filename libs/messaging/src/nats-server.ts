@@ -48,7 +48,10 @@ class Membership {
 
   answered(error: unknown): void {
     this.ejection.answered(error);
-    // The request may have said nothing, and the subscription that was for it alone is over.
+  }
+
+  /** To be called at the end of each request, which may have said nothing: the subscription for one request is over then. */
+  ended(): void {
     if (this.ejection.state === 'probing') this.follow();
   }
 
@@ -68,7 +71,7 @@ class Membership {
   private follow(): void {
     if (this.isClosed) return;
     const isForOne = this.ejection.state === 'probing';
-    const isIn = this.subscription?.isClosed() === false;
+    const isIn = this.subscription?.isClosed() === false && !this.subscription.isDraining();
     if (isIn && !this.isEjected && (isForOne || !this.isForOne)) return;
     // If NATS is not reached, the subscription is forgotten.
     this.leave().catch(() => undefined);
@@ -141,9 +144,18 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
           callback: (error: Error | null, message: Msg) => (error ? void refused.push(error) : hear(message)),
         });
         const take = heard((message) => this.take(message));
-        const membership = new Membership(module, this.canServe, (isForOne) =>
-          connection.subscribe(requestSubject(`${module}.*`), { queue: group, ...(isForOne && { max: 1 }), ...take }),
-        );
+        const membership = new Membership(module, this.canServe, (isForOne) => {
+          // Not `max: 1`: the NATS client does not repeat that limit when it reconnects, and drops all messages after the
+          // first one, which nobody else gets. What arrives until the group is left is answered here.
+          const joined = connection.subscribe(requestSubject(`${module}.*`), {
+            queue: group,
+            ...heard((message) => {
+              if (isForOne && !joined.isDraining()) joined.drain().catch(() => undefined);
+              this.take(message);
+            }),
+          });
+          return joined;
+        });
         this.memberships.set(module, membership);
         this.subscriptions.push(
           connection.subscribe(requestSubject(`${module}.*`, lastResort), { queue: group, ...take }),
@@ -182,20 +194,25 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
 
   private take(message: Msg): void {
     const { reply } = message;
-    if (!reply) return;
+    const membership = this.memberships.get(moduleOf(patternOf(message.subject)));
+    if (!reply) return membership?.ended();
     this.carried.add(reply);
-    void this.handling.during(() => this.handle(message, reply)).finally(() => this.carried.delete(reply));
+    void this.handling
+      .during(() => this.handle(message, reply, membership))
+      .finally(() => {
+        this.carried.delete(reply);
+        membership?.ended();
+      });
   }
 
   /** Never rejects. */
-  private async handle(message: Msg, reply: string): Promise<void> {
+  private async handle(message: Msg, reply: string, membership: Membership | undefined): Promise<void> {
     try {
       const arrivedAt = performance.now();
       const { head, body } = await this.peer.request(message);
       const meta = timeLeft(head, performance.now() - arrivedAt);
-      const pattern = patternOf(message.subject);
-      const outcome = await this.receive(pattern, { meta, body });
-      this.memberships.get(moduleOf(pattern))?.answered(outcome.err);
+      const outcome = await this.receive(patternOf(message.subject), { meta, body });
+      membership?.answered(outcome.err);
       await this.peer.answer(reply, replyFrame(outcome), meta.remainingMs);
     } catch (error) {
       this.notHandled(message, reply, error as Error);

@@ -15,8 +15,12 @@ export const group = 'instances';
 /** Requests are refused while this many are queued: a backlog that is never worked off only adds latency. */
 export const longestQueue = 10_000;
 
+/** Instances give a sign of life this often. */
+export const lifeSignMs = 1_000;
 /** An instance without a sign of life for this long counts as dead. */
 export const aliveMs = 5_000;
+/** One without a sign of life for this long is not relied on any more: one that fails takes requests again beside it. */
+const overdueMs = 2.5 * lifeSignMs;
 
 export interface QueueKeys {
   /** The stream. */
@@ -25,15 +29,15 @@ export interface QueueKeys {
   alive: string;
   /** Instances that accept requests, scored likewise. */
   accepting: string;
-  /** Those of them that fail, and therefore leave requests to the others; scored likewise. */
-  ejected: string;
+  /** Those of them that fail, and therefore leave requests to the others, if there are any; scored likewise. */
+  failing: string;
 }
 
 export const queueKeys = (module: string): QueueKeys => ({
   requests: `cleave:{${module}}:requests`,
   alive: `cleave:{${module}}:alive`,
   accepting: `cleave:{${module}}:accepting`,
-  ejected: `cleave:{${module}}:ejected`,
+  failing: `cleave:{${module}}:failing`,
 });
 
 export interface AskedRequest {
@@ -127,10 +131,11 @@ return kept`,
   }),
 
   /**
-   * Renews an instance's sign of life, whether it accepts requests, and whether it is ejected: that is refused if it is the
-   * last one. In one script, so that two instances cannot leave the requests to each other.
+   * Renews an instance's sign of life, whether it accepts requests, and whether it fails. In one script, so that of two
+   * instances that begin to fail at the same time, the second one learns that it is the last.
    *
-   * @returns the time of Redis in ms, and how many other instances accept requests and are not ejected
+   * @returns the time of Redis in ms, and how many other instances accept requests and do not fail; not those whose sign of
+   *   life is overdue, because they may have been killed
    */
   showLife: defineScript({
     NUMBER_OF_KEYS: 3,
@@ -138,20 +143,20 @@ return kept`,
 for _, key in ipairs(KEYS) do redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. now) end
 local expires = now + ARGV[2]
 redis.call('ZADD', KEYS[1], expires, ARGV[1])
-redis.call('ZREM', KEYS[3], ARGV[1])
-local others = redis.call('ZCARD', KEYS[2]) - redis.call('ZCARD', KEYS[3])
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then others = others - 1 end
+for at = 2, 3 do redis.call('ZREM', KEYS[at], ARGV[1]) end
+local inTime = expires - ARGV[4]
+local others = redis.call('ZCOUNT', KEYS[2], inTime, '+inf') - redis.call('ZCOUNT', KEYS[3], inTime, '+inf')
 if ARGV[3] ~= 'leaving' then redis.call('ZADD', KEYS[2], expires, ARGV[1]) end
-if ARGV[3] == 'ejected' and others > 0 then redis.call('ZADD', KEYS[3], expires, ARGV[1]) end
+if ARGV[3] == 'failing' then redis.call('ZADD', KEYS[3], expires, ARGV[1]) end
 return { now, others }`,
     parseCommand(
       parser,
-      { alive, accepting, ejected }: QueueKeys,
+      { alive, accepting, failing }: QueueKeys,
       instance: string,
-      state: 'accepting' | 'ejected' | 'leaving',
+      state: 'accepting' | 'failing' | 'leaving',
     ) {
-      parser.pushKeys([alive, accepting, ejected]);
-      parser.push(instance, String(aliveMs), state);
+      parser.pushKeys([alive, accepting, failing]);
+      parser.push(instance, String(aliveMs), state, String(overdueMs));
     },
     transformReply: (reply: unknown) => {
       const [redisTime, others] = reply as [number, number];

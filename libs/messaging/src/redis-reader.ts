@@ -14,6 +14,7 @@ import {
   largestPublished,
   leaveReplica,
   lengthOf,
+  lifeSignMs,
   openPatiently,
   queueKeys,
   redisConnection,
@@ -29,7 +30,6 @@ import { isTooMuch, type WireError } from './wire.js';
 /** Small, so that several instances share a burst. */
 const readAtOnce = 32;
 const blockMs = 2_000;
-const lifeSignMs = 1_000;
 const forgetConsumerMs = 600_000;
 const retryMs = 200;
 const replyKeptMs = 30_000;
@@ -161,7 +161,7 @@ export class RedisReader {
   /** In terms of `performance.now()`. */
   private restUntil = 0;
   private restMs = firstRestMs;
-  /** Whether no other instance took requests at the last sign of life, at most about a second ago. */
+  /** Whether there was no other instance that takes requests and does not fail, at the last sign of life of this one. */
   private isAlone = true;
   private readonly ejection: SelfEjection;
 
@@ -205,9 +205,10 @@ export class RedisReader {
     this.ejection.close();
     this.wake?.();
     try {
-      const { accepting, ejected } = this.keys;
-      await this.commands.multi().zRem(accepting, this.consumer).zRem(ejected, this.consumer).exec();
-      const others = await this.commands.zCard(this.keys.accepting);
+      const { accepting, failing } = this.keys;
+      // No transaction, because that would wait for a Redis that is away.
+      await Promise.all([failing, accepting].map((key) => this.commands.zRem(key, this.consumer)));
+      const others = await this.commands.zCard(accepting);
       await this.stopReading();
       if (others === 0) await this.readTheRest();
     } catch (error) {
@@ -270,11 +271,12 @@ export class RedisReader {
           await this.untilWoken(lifeSignMs);
           continue;
         }
-        const isProbing = this.ejection.state === 'probing';
+        const isProbing = this.ejection.state === 'probing' && !this.isAlone;
         // For no longer, because a request may take as long as its deadline.
         if (isProbing) await this.inFlight.idle(lifeSignMs);
         const rest = this.restUntil - performance.now();
         if (rest > 0) await sleep(rest);
+        if (this.isStopping) break;
         // One at a time after a pause, to probe whether there is room again.
         const count = rest > 0 || isProbing ? 1 : readAtOnce;
         await this.takeAll(await this.read(blockMs, count));
@@ -447,20 +449,24 @@ export class RedisReader {
   private async settleAgain(): Promise<void> {
     const ids = [...this.unsettled];
     if (ids.length === 0) return;
-    await this.commands.multi().xAck(this.keys.requests, group, ids).xDel(this.keys.requests, ids).exec();
+    // No transaction, because that would wait for a Redis that is away.
+    const { requests } = this.keys;
+    await Promise.all([this.commands.xAck(requests, group, ids), this.commands.xDel(requests, ids)]);
     for (const id of ids) this.unsettled.delete(id);
   }
 
   private async showLife(): Promise<void> {
     const before = performance.now();
-    const state = this.ejection.state === 'ejected' ? 'ejected' : 'accepting';
+    // Also while it is probing, so that no other one leaves its requests to it.
+    const state = this.ejection.state === 'accepting' ? 'accepting' : 'failing';
     const { redisTime, others } = await this.commands.showLife(
       this.keys,
       this.consumer,
       this.isStopping ? 'leaving' : state,
     );
     const wasEjected = this.isEjected;
-    this.isAlone = others === 0;
+    // Less than 0 if Redis has lost one of the sets.
+    this.isAlone = others <= 0;
     if (wasEjected && !this.isEjected) this.wake?.();
     // An answer that took long does not say when Redis read its clock: what was known before is better, if it is possible.
     const [least, most] = [redisTime - performance.now(), redisTime - before];

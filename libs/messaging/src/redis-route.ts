@@ -1,5 +1,6 @@
 import { CleaveError } from '#contracts';
 import { Logger } from '@nestjs/common';
+import { MultiErrorReply } from '@redis/client/dist/lib/errors.js';
 import { randomUUID } from 'node:crypto';
 import { PendingRequests } from './pending-requests.js';
 import type { Ended, Question, Route } from './client.js';
@@ -114,7 +115,13 @@ export class RedisRoute implements Route {
   private async addLarge(requests: readonly AskedRequest[]): Promise<'nobody' | number> {
     const batch = this.requests.multi();
     for (const request of requests) batch.xAdd(this.keys.requests, '*', { ...request, channel: this.channel });
-    const replies = await batch.keepAdded(this.keys, requests.length).exec();
+    const replies = await batch
+      .keepAdded(this.keys, requests.length)
+      .exec()
+      .catch((error: unknown) => {
+        // Its own message only counts the errors.
+        throw error instanceof MultiErrorReply ? [...error.errors()][0] : error;
+      });
     return replies.at(-1) as unknown as 'nobody' | number;
   }
 

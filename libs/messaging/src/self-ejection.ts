@@ -14,7 +14,8 @@ const sayEveryMs = 10_000;
  * the instance there, so they cannot eject it; and as failing is quick, it would get more requests than those that work.
  *
  * It is `ejected` after several failures in a row, until a request succeeds, or until the application is ready after a
- * pause. It is then `probing`, that is, it should take one request at a time: if the first one fails, it is ejected for longer.
+ * pause. It is then `probing`, that is, it should take one request at a time: if the first one fails, it is ejected for
+ * longer. It counts as failing in both states.
  */
 export class SelfEjection {
   private readonly logger = new Logger('Messages');
@@ -75,13 +76,13 @@ export class SelfEjection {
       );
     });
     this.pause();
-    this.pauseMs = Math.min(2 * this.pauseMs, longestPauseMs);
     this.changed();
   }
 
   private pause(): void {
     this.close();
     this.pausing = setTimeout(() => void this.probe(), this.pauseMs).unref();
+    this.pauseMs = Math.min(2 * this.pauseMs, longestPauseMs);
   }
 
   private async probe(): Promise<void> {

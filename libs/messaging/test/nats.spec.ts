@@ -165,6 +165,35 @@ describeWithNats('requests over NATS', () => {
     lookedFor!.unsubscribe();
   });
 
+  it('are all answered by an instance that has failed, and lost its connection before it got another one', async () => {
+    const own = await startNats();
+    running.push({ close: () => own.stop() });
+    const there = address.parse(own.url) as NatsAddress;
+    const { promise: isAsked, resolve } = Promise.withResolvers<void>();
+    const canServe = async (): Promise<boolean> => {
+      resolve();
+      return true;
+    };
+    const instance = await startInstance([there], 'one', [], undefined, canServe);
+    running.push(instance);
+    instance.journal.onArrival = () => {
+      throw new Error('it has lost its database');
+    };
+    const before = new Messenger();
+    running.push({ close: () => before.onApplicationShutdown() });
+    const { call } = before.clientFor(probeContract, there);
+    for (let failed = 0; failed < 5; failed += 1) await failureOf(call('wait', { id: 'failing' }));
+    await isAsked;
+    const isReached = instance.brokers.get(there.scheme)!;
+    await own.kill();
+    await eventually(async () => expect(isReached()).toBe(false));
+    await own.revive();
+    await eventually(async () => expect(isReached()).toBe(true));
+    const after = messenger.clientFor(probeContract, there);
+    const calls = Array.from({ length: 50 }, (_, id) => after.call('once', { id: `${id}` }));
+    expect(await Promise.all(calls)).toEqual(calls.map(() => ({ by: 'one' })));
+  });
+
   it('are not taken over from an instance that is slow or shutting down', async () => {
     const slow = await start();
     const held = client.call('wait', { id: 'held' });
@@ -251,6 +280,29 @@ describeWithNats('requests over NATS', () => {
       await hands.flush();
       await start();
       await client.call('ping', undefined);
+    });
+
+    it('are taken again by an instance that has failed, even if the first one since then could not be received', async () => {
+      const { journal } = await start();
+      journal.onArrival = () => {
+        throw new Error('it has lost its database');
+      };
+      for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      let timesFetched = 0;
+      const offer = { at: 'cleave.test.gone', bytes: 1_000_000, withinMs: 10_000 };
+      const callback = (_: unknown, message: Msg): void => {
+        timesFetched += 1;
+        message.respond('');
+      };
+      hands.subscribe(offer.at, { callback });
+      await eventually(async () => {
+        hands.publish(requestSubject('probe.once'), encodeFrame({ offer }), { reply: 'nobody' });
+        await hands.flush();
+        expect(timesFetched).toBeGreaterThan(0);
+      });
+      await eventually(async () => {
+        expect(await ask('once', encodeFrame({ meta }, '{"id":"z"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
+      });
     });
 
     it('are not carried out if the content they offer is gone', async () => {

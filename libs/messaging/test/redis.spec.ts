@@ -45,7 +45,7 @@ describeWithRedis('requests over Redis', () => {
     const until = Date.now() + forMs;
     await hands.zAdd(keys.accepting, { score: until, value: name });
     await hands.zAdd(keys.alive, { score: until, value: name });
-    await hands.xGroupCreate(keys.requests, group, '0', { MKSTREAM: true });
+    await hands.xGroupCreate(keys.requests, group, '0', { MKSTREAM: true }).catch(() => undefined);
   };
   const waitingRequest = (operation: string, request: object) => ({
     pattern: `probe.${operation}`,
@@ -265,6 +265,64 @@ describeWithRedis('requests over Redis', () => {
     await Promise.all([caller(), caller(), caller(), caller()]);
     // It shares the load with the other one, and probes from time to time whether it has room again.
     expect(became.filter((it) => it !== 'answered').length).toBeLessThan(100);
+  });
+
+  it('are read at full speed by a single instance that has failed several times and has not succeeded since', async () => {
+    const { promise: isAsked, resolve } = Promise.withResolvers<void>();
+    const canServe = async (): Promise<boolean> => {
+      resolve();
+      return true;
+    };
+    const instance = await startInstance([at], 'one', [], undefined, canServe);
+    running.push(instance);
+    const { journal } = instance;
+    journal.onArrival = () => {
+      throw new CleaveError('unavailable', 'it has lost its database');
+    };
+    for (let failed = 0; failed < 5; failed += 1)
+      expect(await codeOf(client.call('wait', { id: 'failing' }))).toBe('unavailable');
+    await isAsked;
+    journal.onArrival = () => undefined;
+    const ids = Array.from({ length: 80 }, (_, id) => `${id}`);
+    const calls = ids.map((id) => client.call('wait', { id }, { deadlineMs: 20_000 }));
+    // None of them succeeds before all of them are being carried out.
+    void Promise.all(ids.map((id) => journal.arrived(id))).then(() => ids.forEach((id) => journal.letGo(id)));
+    expect(await Promise.all(calls)).toEqual(ids);
+  });
+
+  it('are left only to another instance that accepts requests, does not fail, and shows that it is alive', async () => {
+    const connection = redisConnection(redis.url, 'shows-life');
+    await open(connection);
+    try {
+      const others = async () => {
+        const found: number[] = [];
+        for (const state of ['accepting', 'failing', 'failing', 'accepting'] as const)
+          found.push((await connection.showLife(keys, 'this one', state)).others);
+        return found;
+      };
+      const always = (count: number) => Array<number>(4).fill(count);
+      expect(await others()).toEqual(always(0));
+      // The last sign of life of the one that was killed is three seconds old.
+      await pretendInstance('killed', 2_000);
+      expect(await others()).toEqual(always(0));
+      await pretendInstance('other', 60_000);
+      expect(await others()).toEqual(always(1));
+      await hands.zAdd(keys.failing, { score: Date.now() + 60_000, value: 'other' });
+      expect(await others()).toEqual(always(0));
+      await connection.showLife(keys, 'this one', 'leaving');
+      expect(await hands.zRange(keys.accepting, 0, -1)).not.toContain('this one');
+    } finally {
+      shut(connection);
+    }
+  });
+
+  it('that Redis does not accept fail with its reason, even if it is in a transaction', async () => {
+    await pretendInstance('other', 60_000);
+    await hands.set(keys.requests, 'no stream');
+    for (const length of [1, 20_000])
+      await expect(client.call('flood', 'x'.repeat(length))).rejects.toMatchObject({
+        cause: { message: expect.stringContaining('WRONGTYPE') },
+      });
   });
 
   it('without a channel for the reply do not affect others', async () => {
