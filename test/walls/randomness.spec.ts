@@ -12,7 +12,7 @@ const foretellable = {
   'libs/cache-engine/src/loading.ts': 1,
   'libs/cache-engine/src/reconnect.ts': 1,
   'libs/periodic/src/backoff.ts': 1,
-  'libs/order/src/use-cases/run-sagas.ts': 2,
+  'libs/order/src/use-cases/run-sagas.ts': 4,
   'libs/periodic/src/periodic-job.ts': 1,
   'libs/sdk/src/retries.ts': 1,
   'libs/webhooks/src/use-cases/deliver-messages.ts': 2,
