@@ -131,7 +131,7 @@ const reservationRequest = z.object({
 export type ReservationRequest = z.output<typeof reservationRequest>;
 
 /** Of a refusal: the order of an earlier try, whose stock is still held, or was used for the order. */
-const earlier = { order_id: z.uuid().optional() };
+const earlier = { order_id: uuid.optional() };
 const decision = z.discriminatedUnion('outcome', [
   z.object({ outcome: z.literal('held'), order_id: uuid }),
   z.object({
