@@ -106,6 +106,8 @@ describe('more orders than fit in the queue', () => {
     expect(placed).toBeLessThanOrEqual(startingLimit);
     expect(statuses).toHaveLength(waiting.length * each.length + probes.length);
     expect(statuses.filter((it) => it === 503)).toHaveLength(statuses.length - placed);
+    const told = samplesIn(await (await fetch(`${shape.baseUrl}/metrics`)).text());
+    expect(told.get('admission_shed_total{class="write"}')).toBeGreaterThan(0);
     ok(await api.place(order), 201);
     const ledger = new Ledger(shape);
     await eventually(async () => expect(await ledger.violations({ holdsMayWait: false })).toEqual([]));
@@ -148,7 +150,6 @@ describe('more orders than the process can handle', () => {
     expect(await api.stock(product_id)).toMatchObject({ reserved: placed });
     const told = samplesIn(await (await fetch(`${shape.baseUrl}/metrics`)).text());
     const shed = (open.failures['503'] ?? 0) + (many.failures['503'] ?? 0);
-    expect(told.get('admission_shed_total{class="write"}')).toBeGreaterThan(0);
     expect(told.get('admission_shed_total{class="write"}')).toBeLessThanOrEqual(shed);
     expect(told.get('admission_in_flight{class="write"}')).toBe(0);
     const counted = [...told].filter(
@@ -157,6 +158,7 @@ describe('more orders than the process can handle', () => {
         name.includes('http_route="/orders"') &&
         name.includes('http_response_status_code="503"'),
     );
-    expect(counted.map(([, count]) => count)).toEqual([shed]);
+    // There are none if a busy machine keeps the callers too slow to be refused.
+    expect(counted.reduce((sum, [, count]) => sum + count, 0)).toBe(shed);
   });
 });
