@@ -34,6 +34,13 @@ describe('a start that fails', () => {
     return process.log;
   };
 
+  /** The same for settings that are refused before anything starts. */
+  const settingsRefused = async (app: string, environment: Record<string, string>): Promise<string> => {
+    const { code, output } = await refusedStart(`dist/apps/${app}/src/main.js`, environment);
+    expect([code, output]).toEqual([1, expect.not.stringMatching(/^\s+at .*:\d+/m)]);
+    return output;
+  };
+
   it('reports every invalid variable of the monolith at once, without the password in a URL', async () => {
     const said = await complaintOf('monolith', {
       PORT: 'abc',
@@ -89,20 +96,19 @@ describe('a start that fails', () => {
       ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL', 'SALES_URL', 'WEBHOOKS_URL'],
     ],
   ])('reports every invalid, missing or misspelt variable of %s: %j', async (app, environment, variables) => {
-    const { code, output } = await refusedStart(`dist/apps/${app}/src/main.js`, environment);
-    expect([code, output]).toEqual([1, expect.not.stringMatching(/^\s+at .*:\d+/m)]);
-    for (const variable of variables) expect(output).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
+    const said = await settingsRefused(app, environment);
+    for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
   });
 
   it('reports the unit and range of a number, and a data directory that cannot be used', async () => {
-    const limits = await complaintOf('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
+    const limits = await settingsRefused('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
     expect(limits).toMatch(/CACHE_MAX_BYTES: "lots" .* bytes, at least 4194304/);
     expect(limits).toMatch(/CACHE_REDIS_DEADLINE_MS: "60001" .* milliseconds from 1 to 60000/);
     const [port] = await servicePorts(1);
     const file = join(import.meta.dirname, 'start.spec.ts');
     // In /proc, Linux answers ENOENT when something is created.
     for (const DATA_DIR of [file, ...(process.platform === 'linux' ? ['/proc', '/proc/below'] : [])]) {
-      const said = await complaintOf('monolith', { PORT: String(port), DATA_DIR });
+      const said = await settingsRefused('monolith', { PORT: String(port), DATA_DIR });
       expect(said).toMatch(/Data cannot be kept in .* \(E[A-Z]+: .*\)\. Set DATA_DIR .*DATABASE_URL/);
       expect(said).toContain(`Data cannot be kept in ${DATA_DIR} `);
     }
@@ -292,7 +298,11 @@ describeWithRedis('a service that receives requests through Redis', () => {
 describe('a program started by npm', () => {
   it('receives SIGTERM, although npm signals only its shell', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
-    const program = join(folder, 'program.mjs');
+    // Nothing is compiled in this folder.
+    await mkdir(join(folder, 'node_modules/typescript/bin'), { recursive: true });
+    await writeFile(join(folder, 'node_modules/typescript/bin/tsc'), '');
+    await mkdir(join(folder, 'dist'));
+    const program = join(folder, 'dist/program.mjs');
     await writeFile(
       program,
       `process.once('SIGTERM', () => { console.log('told'); process.exit(); });
@@ -300,11 +310,16 @@ describe('a program started by npm', () => {
       console.log('started');`,
     );
     // The trailing command keeps the shell from replacing itself with the program.
-    const shell = spawn('sh', ['-c', `"${process.execPath}" scripts/compile-and-run.mjs "${program}"; true`], {
-      env: { ...process.env, npm_lifecycle_event: 'start' },
-      stdio: ['ignore', 'pipe', 'inherit'],
-      detached: true,
-    });
+    const shell = spawn(
+      'sh',
+      ['-c', `"${process.execPath}" "${resolve('scripts/compile-and-run.mjs')}" "${program}"; true`],
+      {
+        cwd: folder,
+        env: { ...process.env, npm_lifecycle_event: 'start' },
+        stdio: ['ignore', 'pipe', 'inherit'],
+        detached: true,
+      },
+    );
     try {
       let output = '';
       const ended = once(shell.stdout, 'close');
