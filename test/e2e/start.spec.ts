@@ -255,14 +255,10 @@ describe('a program started with arguments', () => {
 
 describe('a service started without its required settings', () => {
   it('reports all of them at once and suggests start:split, which needs none', async () => {
-    const child = spawn(process.execPath, ['dist/apps/order/src/main.js'], {
-      env: {},
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
-    const [said, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    const { code, output } = await refusedStart('dist/apps/order/src/main.js', {});
     for (const variable of ['ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT'])
-      expect(said).toContain(`  ${variable}: is not set`);
-    expect(said).toContain('npm run start:split');
+      expect(output).toContain(`  ${variable}: is not set`);
+    expect(output).toContain('npm run start:split');
     expect(code).toBe(1);
   });
 });
