@@ -1,8 +1,4 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync } from 'node:fs';
-import { text } from 'node:stream/consumers';
-import { compileCacheOf } from '../support/app-process.js';
+import { refusedStart } from '../support/refused-start.js';
 
 /** Many services have the same environment, so an app is started only once for each. */
 const found = new Map<string, Promise<string[]>>();
@@ -15,13 +11,10 @@ export const faultsOf = (main: string, env: Record<string, string>): Promise<str
   return faults;
 };
 
-const refusalOf = async (main: string, given: Record<string, string>): Promise<string[]> => {
-  if (!existsSync(main)) throw new Error(`${main} is missing: run npm run build first`);
-  const env = { ...compileCacheOf('.'), ...given };
-  const app = spawn(process.execPath, [main], { env, stdio: ['ignore', 'ignore', 'pipe'] });
-  const [complaint, [code]] = await Promise.all([text(app.stderr), once(app, 'exit')]);
-  if (code !== 1) throw new Error(`${main} did not refuse its environment, but ended with ${code}: ${complaint}`);
-  return [...complaint.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
+const refusalOf = async (main: string, env: Record<string, string>): Promise<string[]> => {
+  const { code, output } = await refusedStart(main, env);
+  if (code !== 1) throw new Error(`${main} did not refuse its environment, but ended with ${String(code)}: ${output}`);
+  return [...output.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
 };
 
 /** Variables that accept any text are read together with these. */

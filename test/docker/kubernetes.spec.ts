@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
-import { describe, expect, it } from '@jest/globals';
+import { afterAll, describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
 import { webhooksEnvironment } from '#webhooks';
@@ -216,6 +216,9 @@ const environmentOf = (it: z.output<typeof deployment | typeof job>): Record<str
 /** Several starts, one after the other, on a busy machine. */
 const startsTimeoutMs = 300_000;
 
+let doors: Doors | undefined;
+afterAll(() => doors?.stop());
+
 describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
   itRendered('contain only known fields, and unique names', () => {
     const names = resourcesOf(overlay).map(({ kind: of, metadata: { name } }) => `${of} ${name}`);
@@ -381,27 +384,23 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
         rules: { custom: { name: { as: string }; seriesQuery: string; metricsQuery: string }[] };
       };
-      const doors = await startDoors();
-      try {
-        for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler')) {
-          const { name } = spec.scaleTargetRef;
-          // The monolith contains the modules of all others.
-          const [door, asked] = doorOf[name] ?? ['monolith', '/orders'];
-          const url = doors.urls[door];
-          const { seriesQuery, metricsQuery } = rules.custom.find(
-            (it) => it.name.as === spec.metrics[1].pods.metric.name,
-          )!;
-          const [found] = selectorsIn(seriesQuery);
-          const [followed, ...others] = selectorsIn(metricsQuery);
-          const atRest = await measuredAt(url);
-          for (const it of [found!, ...others]) expect([name, sumOf(it, atRest)]).toEqual([name, expect.any(Number)]);
-          const before = sumOf(followed!, atRest) ?? 0;
-          await whileAsked(`${url}${asked}`, () =>
-            eventually(async () => expect(sumOf(followed!, await measuredAt(url))).toBeGreaterThan(before), 10_000),
-          );
-        }
-      } finally {
-        await doors.stop();
+      doors ??= await startDoors();
+      for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler')) {
+        const { name } = spec.scaleTargetRef;
+        // The monolith contains the modules of all others.
+        const [door, asked] = doorOf[name] ?? ['monolith', '/orders'];
+        const url = doors.urls[door];
+        const { seriesQuery, metricsQuery } = rules.custom.find(
+          (it) => it.name.as === spec.metrics[1].pods.metric.name,
+        )!;
+        const [found] = selectorsIn(seriesQuery);
+        const [followed, ...others] = selectorsIn(metricsQuery);
+        const atRest = await measuredAt(url);
+        for (const it of [found!, ...others]) expect([name, sumOf(it, atRest)]).toEqual([name, expect.any(Number)]);
+        const before = sumOf(followed!, atRest) ?? 0;
+        await whileAsked(`${url}${asked}`, () =>
+          eventually(async () => expect(sumOf(followed!, await measuredAt(url))).toBeGreaterThan(before), 10_000),
+        );
       }
     },
     startsTimeoutMs,

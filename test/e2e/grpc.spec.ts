@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { foreignGrpcOrSkip, testDatabase } from '#testing';
+import { testDatabase } from '#testing';
 import pg from 'pg';
 import { AppProcess } from '../support/app-process.js';
 import { Api, ok, type EventPage, type Order, type OrderPage, type Problem } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh, randomOf } from '../support/fresh.js';
-import { runForeignClient } from '../support/foreign-client.js';
+import { foreignGrpcOrSkip, runForeignClient } from '../support/foreign-client.js';
 import { GrpcApi, bytesOf, ordersService, type MessageStream, type Refusal } from '../support/grpc.js';
 import { servicePorts, startPlan, tcpAddresses, type Shape } from '../support/shapes.js';
 
@@ -582,7 +582,7 @@ describe('the gRPC server', () => {
   });
 });
 
-const foreign = await foreignGrpcOrSkip(describe);
+const foreign = foreignGrpcOrSkip(describe);
 
 foreign('a gRPC client in another language', () => {
   it('finds the service by reflection, places, reads, lists and follows orders, and checks health', async () => {

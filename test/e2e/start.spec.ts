@@ -14,6 +14,7 @@ import { redisOrSkip, startRedis, testDatabase } from '#testing';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
+import { refusedStart } from '../support/refused-start.js';
 import { servicePorts } from '../support/shapes.js';
 
 describe('a start that fails', () => {
@@ -31,6 +32,13 @@ describe('a start that fails', () => {
     const stack = process.log.split('\n').filter((line) => /^\s+at .*:\d+/.test(line));
     expect(stack).toEqual([]);
     return process.log;
+  };
+
+  /** The same for settings that are refused before anything starts. */
+  const settingsRefused = async (app: string, environment: Record<string, string>): Promise<string> => {
+    const { code, output } = await refusedStart(`dist/apps/${app}/src/main.js`, environment);
+    expect([code, output]).toEqual([1, expect.not.stringMatching(/^\s+at .*:\d+/m)]);
+    return output;
   };
 
   it('reports every invalid variable of the monolith at once, without the password in a URL', async () => {
@@ -88,19 +96,19 @@ describe('a start that fails', () => {
       ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL', 'SALES_URL', 'WEBHOOKS_URL'],
     ],
   ])('reports every invalid, missing or misspelt variable of %s: %j', async (app, environment, variables) => {
-    const said = await complaintOf(app, environment);
+    const said = await settingsRefused(app, environment);
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
   });
 
   it('reports the unit and range of a number, and a data directory that cannot be used', async () => {
-    const limits = await complaintOf('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
+    const limits = await settingsRefused('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
     expect(limits).toMatch(/CACHE_MAX_BYTES: "lots" .* bytes, at least 4194304/);
     expect(limits).toMatch(/CACHE_REDIS_DEADLINE_MS: "60001" .* milliseconds from 1 to 60000/);
     const [port] = await servicePorts(1);
     const file = join(import.meta.dirname, 'start.spec.ts');
     // In /proc, Linux answers ENOENT when something is created.
     for (const DATA_DIR of [file, ...(process.platform === 'linux' ? ['/proc', '/proc/below'] : [])]) {
-      const said = await complaintOf('monolith', { PORT: String(port), DATA_DIR });
+      const said = await settingsRefused('monolith', { PORT: String(port), DATA_DIR });
       expect(said).toMatch(/Data cannot be kept in .* \(E[A-Z]+: .*\)\. Set DATA_DIR .*DATABASE_URL/);
       expect(said).toContain(`Data cannot be kept in ${DATA_DIR} `);
     }
@@ -247,14 +255,10 @@ describe('a program started with arguments', () => {
 
 describe('a service started without its required settings', () => {
   it('reports all of them at once and suggests start:split, which needs none', async () => {
-    const child = spawn(process.execPath, ['dist/apps/order/src/main.js'], {
-      env: {},
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
-    const [said, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    const { code, output } = await refusedStart('dist/apps/order/src/main.js', {});
     for (const variable of ['ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT'])
-      expect(said).toContain(`  ${variable}: is not set`);
-    expect(said).toContain('npm run start:split');
+      expect(output).toContain(`  ${variable}: is not set`);
+    expect(output).toContain('npm run start:split');
     expect(code).toBe(1);
   });
 });
@@ -290,7 +294,11 @@ describeWithRedis('a service that receives requests through Redis', () => {
 describe('a program started by npm', () => {
   it('receives SIGTERM, although npm signals only its shell', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
-    const program = join(folder, 'program.mjs');
+    // Nothing is compiled in this folder.
+    await mkdir(join(folder, 'node_modules/typescript/bin'), { recursive: true });
+    await writeFile(join(folder, 'node_modules/typescript/bin/tsc'), '');
+    await mkdir(join(folder, 'dist'));
+    const program = join(folder, 'dist/program.mjs');
     await writeFile(
       program,
       `process.once('SIGTERM', () => { console.log('told'); process.exit(); });
@@ -298,11 +306,16 @@ describe('a program started by npm', () => {
       console.log('started');`,
     );
     // The trailing command keeps the shell from replacing itself with the program.
-    const shell = spawn('sh', ['-c', `"${process.execPath}" scripts/compile-and-run.mjs "${program}"; true`], {
-      env: { ...process.env, npm_lifecycle_event: 'start' },
-      stdio: ['ignore', 'pipe', 'inherit'],
-      detached: true,
-    });
+    const shell = spawn(
+      'sh',
+      ['-c', `"${process.execPath}" "${resolve('scripts/compile-and-run.mjs')}" "${program}"; true`],
+      {
+        cwd: folder,
+        env: { ...process.env, npm_lifecycle_event: 'start' },
+        stdio: ['ignore', 'pipe', 'inherit'],
+        detached: true,
+      },
+    );
     try {
       let output = '';
       const ended = once(shell.stdout, 'close');

@@ -6,6 +6,7 @@ import { AppProcess } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';
+import { refusedStart } from '../support/refused-start.js';
 import { servicePorts } from '../support/shapes.js';
 import { Issuer, audience } from './issuer.js';
 import { bearer } from './world.js';
@@ -124,10 +125,8 @@ describe('a rate limit', () => {
   });
 
   it('fails the start if it is not a valid rate', async () => {
-    const process = new AppProcess('cache', { PORT: '0', RATE_LIMIT: '0/minute' });
-    started.push(process);
-    process.spawn();
-    expect(await process.exit).toEqual({ code: 1, signal: null });
-    expect(process.log).toMatch(/RATE_LIMIT: .*must be a number of requests a second, minute or hour/);
+    const { code, output } = await refusedStart('dist/apps/cache/src/main.js', { PORT: '0', RATE_LIMIT: '0/minute' });
+    expect([code, output]).toEqual([1, output]);
+    expect(output).toMatch(/RATE_LIMIT: .*must be a number of requests a second, minute or hour/);
   });
 });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
+import { refusedStart } from '../support/refused-start.js';
 import { servicePorts } from '../support/shapes.js';
 
 const secret = 'a-secret-of-32-characters-or-more';
@@ -63,13 +64,11 @@ describe('the start', () => {
     ['monolith', { EVENTS_AT: 'nats://nats.example:2', ...database }, 'SERVICE_SECRET', 'nats.example'],
     ['order', { HOST: '0.0.0.0', INVENTORY_AT: far, PAYMENT_AT: far, ...database }, 'HOST', 'SERVICE_SECRET'],
   ])('of %s is refused with %j: %s', async (app, environment, variable, advice) => {
-    const process = new AppProcess(app, { PORT: '0', ...environment });
-    started.push(process);
-    process.spawn();
-    expect(await process.exit).toEqual({ code: 1, signal: null });
-    const line = process.log.split('\n').find((it) => it.trimStart().startsWith(`${variable}: `));
+    const { code, output } = await refusedStart(`dist/apps/${app}/src/main.js`, { PORT: '0', ...environment });
+    expect([code, output]).toEqual([1, output]);
+    const line = output.split('\n').find((it) => it.trimStart().startsWith(`${variable}: `));
     expect(line).toContain(advice);
-    expect(process.log).not.toContain(secret);
+    expect(output).not.toContain(secret);
   });
 
   it.each([

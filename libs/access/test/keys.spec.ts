@@ -9,7 +9,7 @@ import type { ApiKey, IssuedKey } from '#contracts';
 import { createService, type Service } from '#service';
 import { Authenticator } from '#security';
 import { PostgresBetween } from './postgres-between.js';
-import { RedisProxy, independentBits, testDatabase, twoInstances, type TwoInstances } from '#testing';
+import { RedisProxy, independentBits, testDatabase, twoInstances, until, type TwoInstances } from '#testing';
 
 Logger.overrideLogger(false);
 
@@ -91,14 +91,6 @@ const knows = async ({ authenticator }: Instance, key: string): Promise<boolean>
   } catch (error) {
     expect(error).toMatchObject({ code: 'unauthenticated' });
     return false;
-  }
-};
-
-const until = async (check: () => boolean | Promise<boolean>, withinMs = 10_000): Promise<void> => {
-  const giveUpAt = Date.now() + withinMs;
-  while (!(await check())) {
-    if (Date.now() > giveUpAt) throw new Error('it has not come to that');
-    await sleep(10);
   }
 };
 

@@ -2,9 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createKeyv } from '@keyv/redis';
 import { createCache, type Cache } from 'cache-manager';
-import { RedisProxy, redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { RedisProxy, redisOrSkip, startRedis, until, type RedisServer } from '#testing';
 import { CacheEngine, CacheUnavailable, cacheManagerOf } from '../src/index.js';
-import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
-import { Source, redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { Source, redisOrSkip, startRedis, until, type RedisServer } from '#testing';
 import {
   CacheEngine,
   CacheLoadTimeout,
@@ -10,7 +10,6 @@ import {
   type CacheEngineOptions,
   type LoadOptions,
 } from '../src/index.js';
-import { until } from './until.js';
 
 const complaints: string[] = [];
 const open: CacheEngine[] = [];

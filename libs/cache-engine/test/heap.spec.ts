@@ -3,9 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { redisOrSkip, startRedis, until, type RedisServer } from '#testing';
 import { CacheEngine, CacheUnavailable, jsonCodec, textCodec, type Codec, type Namespace } from '../src/index.js';
-import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 

@@ -2,9 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from '@redis/client';
-import { SeededRandom, redisOrSkip, startRedisCluster, type RedisCluster } from '#testing';
+import { SeededRandom, redisOrSkip, startRedisCluster, until, type RedisCluster } from '#testing';
 import { CacheEngine, CacheUnavailable, cacheManagerOf, type Namespace } from '../src/index.js';
-import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 

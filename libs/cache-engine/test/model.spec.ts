@@ -9,12 +9,12 @@ import {
   startRedis,
   startRedisCluster,
   testSeed,
+  until,
   type RedisCluster,
   type RedisServer,
 } from '#testing';
 import { CacheEngine, CacheUnavailable, type Found, type Namespace } from '../src/index.js';
 import { History, type Lasting, type Value } from './history.js';
-import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 

@@ -10,11 +10,11 @@ import {
   redisOrSkip,
   startRedis,
   startRedisCluster,
+  until,
   type RedisCluster,
   type RedisServer,
 } from '#testing';
 import { CacheEngine, CacheUnavailable, anyVersion, cacheManagerOf, type Namespace } from '../src/index.js';
-import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 

@@ -2,10 +2,9 @@ import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { redisOrSkip, startRedis, until, type RedisServer } from '#testing';
 import { reconnectAfterMs } from '../src/reconnect.js';
 import { Tracking } from '../src/tracking.js';
-import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 

@@ -3,8 +3,8 @@ import { setImmediate, setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, describe, it, jest } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { EventBus, eventBus, fromLog, readingAhead, type Checkpoint, type EventSource } from '#events';
-import { SeededRandom, testSeed } from '#testing';
-import { Disturbed, Notes, startLog, testEvent, until, type LogUnderTest, type TestEvent } from './log-under-test.js';
+import { SeededRandom, testSeed, until } from '#testing';
+import { Disturbed, Notes, startLog, testEvent, type LogUnderTest, type TestEvent } from './log-under-test.js';
 
 Logger.overrideLogger(false);
 

@@ -1,4 +1,3 @@
-import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import pg from 'pg';
 import { z } from 'zod';
@@ -20,7 +19,7 @@ import {
   type LogNumbers,
   type ReadLog,
 } from '#events';
-import { testDatabase, type SeededRandom } from '#testing';
+import { testDatabase, until, type SeededRandom } from '#testing';
 
 export const testEvent = cloudEvent(z.literal('test'), z.object({ filling: z.string() }));
 export type TestEvent = z.output<typeof testEvent>;
@@ -238,7 +237,3 @@ export class Publishes extends EventConsumer<Linked<TestEvent>> {
     await checkpoint.keep();
   }
 }
-
-export const until = async (condition: () => Promise<boolean> | boolean): Promise<void> => {
-  while (!(await condition())) await setTimeout(10);
-};

@@ -22,6 +22,7 @@ import {
   natsOrSkip,
   startNats,
   startNatsCluster,
+  until,
   type NatsCluster,
   type NatsServer,
 } from '#testing';
@@ -31,7 +32,6 @@ import {
   Publishes,
   startLog,
   testEvent,
-  until,
   type LogUnderTest,
   type TestEvent,
 } from './log-under-test.js';

@@ -5,7 +5,7 @@ import { Test } from '@nestjs/testing';
 import type { OrderLogEvent } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Checkpoints, fromLog, positionOf, type EventSource } from '#events';
-import { SeededRandom, testSeed, twoInstances, type TwoInstances } from '#testing';
+import { SeededRandom, testSeed, twoInstances, until, type TwoInstances } from '#testing';
 import { Sales1764000000007 } from '../migrations/1-sales.js';
 import { PostgresSales } from '../src/adapters/postgres-sales.js';
 import { FollowOrders, type OrderLog, type Views } from '../src/use-cases/follow-orders.js';
@@ -120,9 +120,6 @@ afterEach(stopAll);
 const counted = async (): Promise<number> => {
   const rows = await instances.one.sales.page('t', { productId: 'mug', from: undefined, to: undefined }, undefined, 5);
   return rows.reduce((sum, it) => sum + it.orders, 0);
-};
-const until = async (condition: () => Promise<boolean>): Promise<void> => {
-  while (!(await condition())) await setTimeout(10);
 };
 
 describe('the consumer of order events', () => {

@@ -12,3 +12,9 @@ export const eventually = async <T>(check: () => Promise<T>, patienceMs = 30_000
     await setTimeout(pauseMs);
   }
 };
+
+/** Waits until the condition holds; when the time is up, fails. */
+export const until = async (isSo: () => boolean | Promise<boolean>, patienceMs = 120_000): Promise<void> => {
+  for (const giveUpAt = Date.now() + patienceMs; !(await isSo()); await setTimeout(5))
+    if (Date.now() > giveUpAt) throw new Error(`waited in vain for ${String(isSo)}`);
+};

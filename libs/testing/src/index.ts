@@ -3,7 +3,6 @@ export * from './certificate.js';
 export * from './collector.js';
 export * from './database.js';
 export * from './eventually.js';
-export * from './foreign-grpc.js';
 export * from './nats.js';
 export * from './or-skip.js';
 export * from './ports.js';
