@@ -14,10 +14,11 @@ import {
   type ReplicationMode,
 } from 'typeorm';
 import { whyDistrusted } from '#config';
+import { within } from '#periodic';
 import { Metrics } from '#telemetry';
 import { migrate } from './migrate.js';
 import { observePool } from './pool-metrics.js';
-import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
+import { defaultAnswersWithinMs, noteUncertainCommits, Sql, sqlToken } from './sql.js';
 import {
   asUnavailable,
   isConnectionFailure,
@@ -42,6 +43,8 @@ export interface Database {
   poolSize?: number;
   /** How long a start waits for a Postgres that is not up yet; without limit if left out. */
   connectWithinMs?: number;
+  /** How long a statement may take until its result is here. */
+  answersWithinMs?: number;
 }
 
 const defaultPoolSize = 8;
@@ -49,12 +52,11 @@ const defaultPoolSize = 8;
 const migrateWithinMs = 30_000;
 const sayEveryMs = 60_000;
 
-/** The limits of a request: to get a connection, to wait for a lock, to run a statement, to receive its result. */
+/** The limits of a request: to get a connection, to wait for a lock, to run a statement. */
 const limits = {
   connectionTimeoutMillis: 5_000,
   lock_timeout: 5_000,
   statement_timeout: 10_000,
-  query_timeout: 12_000,
   idle_in_transaction_session_timeout: 10_000,
 };
 
@@ -97,13 +99,14 @@ const types: pg.CustomTypesConfig = {
 /** A TypeORM data source that throws the same errors as `Sql`. */
 class ModuleDataSource extends DataSource {
   constructor(
-    private readonly nameOfModule: string,
+    private readonly database: Database,
     options: DataSourceOptions,
   ) {
     super(options);
   }
 
   override createQueryRunner(mode?: ReplicationMode): QueryRunner {
+    const { name, answersWithinMs = defaultAnswersWithinMs } = this.database;
     const runner = super.createQueryRunner(mode);
     const connect = runner.connect.bind(runner) as () => Promise<pg.PoolClient>;
     const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
@@ -114,16 +117,16 @@ class ModuleDataSource extends DataSource {
         client = await connect();
         return client;
       } catch (error) {
-        throw notConnected(error, this.nameOfModule);
+        throw notConnected(error, name);
       }
     };
     runner.query = async (...parameters: unknown[]) => {
       try {
-        return (await query(...parameters)) as never;
+        return (await within(answersWithinMs, query(...parameters))) as never;
       } catch (error) {
         // TypeORM closes a connection that emits an error, and returns every other one to the pool.
         if (client && !runner.isReleased && !keepsConnection(error)) client.emit('error', error);
-        throw asUnavailable(error, this.nameOfModule);
+        throw asUnavailable(error, name);
       }
     };
     return runner;
@@ -166,7 +169,7 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
     types,
     onConnect: (client: pg.ClientBase) => {
       noteUncertainCommits(client);
-      return client.query(sessionSettings);
+      return within(database.answersWithinMs ?? defaultAnswersWithinMs, client.query(sessionSettings));
     },
   },
 });
@@ -239,7 +242,7 @@ export const migrateDatabase = (database: Database): Promise<void> =>
 const connect = (database: Database): Promise<DataSource> =>
   whenUp(database, database.connectWithinMs ?? Number.POSITIVE_INFINITY, async () => {
     await bringUpToDate(database);
-    return new ModuleDataSource(database.name, connectionOf(database)).initialize();
+    return new ModuleDataSource(database, connectionOf(database)).initialize();
   });
 
 @Module({})
@@ -272,7 +275,7 @@ export function databaseFor(database: Database): DynamicModule {
         useFactory: (source: DataSource, metrics?: Metrics) => {
           const pool = (source.driver as unknown as { master: pg.Pool }).master;
           if (metrics) observePool(metrics.meter('database'), pool, name);
-          return new Sql(pool, name);
+          return new Sql(pool, name, database.answersWithinMs);
         },
       },
     ],

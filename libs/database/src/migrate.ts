@@ -130,7 +130,7 @@ async function runPending(source: DataSource, runner: QueryRunner, { name, schem
  */
 export async function migrate(migrations: Migrations): Promise<void> {
   const { connection, schema } = migrations;
-  const extra = { ...connection.extra, max: 1, lock_timeout: lockTimeoutMs, statement_timeout: 0, query_timeout: 0 };
+  const extra = { ...connection.extra, max: 1, lock_timeout: lockTimeoutMs, statement_timeout: 0 };
   const source = await new DataSource({ ...connection, schema, entities: [], extra }).initialize();
   try {
     const runner = source.createQueryRunner();

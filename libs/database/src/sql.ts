@@ -1,4 +1,5 @@
 import { Inject } from '@nestjs/common';
+import { within } from '#periodic';
 import { withSpan } from '#telemetry';
 import type { ClientBase, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { asUnavailable, keepsConnection, notConnected, notReplicated } from './unavailable.js';
@@ -31,6 +32,22 @@ export const noteUncertainCommits = (client: ClientBase): void => {
 /** Spans omit the text of a statement; its name identifies it. */
 const ofPostgres = { kind: 'client', attributes: { 'db.system.name': 'postgresql' } } as const;
 
+/** Longer than `statement_timeout`, so that Postgres ends a slow statement first. A silent connection is given up. */
+export const defaultAnswersWithinMs = 12_000;
+
+/**
+ * The result of a query. Its function is passed to the driver, which has neither a promise nor a timeout of its own then: it
+ * would assign a function to a property for either. V8 allocates such a function in the old generation, so until the next
+ * full collection every query would keep its values and rows in memory, and every young collection would copy them.
+ */
+const resultOf = (client: PoolClient, query: QueryConfig): Promise<QueryResult> =>
+  new Promise((resolve, reject) => {
+    client.query(query, (error: Error | null, result) => {
+      if (error) reject(error);
+      else resolve(result);
+    });
+  });
+
 /** A connection while it is checked out of the pool. */
 class Session implements Queries {
   /** Why the connection must not be used again. */
@@ -39,6 +56,7 @@ class Session implements Queries {
   constructor(
     private readonly client: PoolClient,
     private readonly name: string,
+    private readonly answersWithinMs: number,
   ) {}
 
   async query<Row>({ name, text }: Statement, values: readonly unknown[] = []): Promise<Row[]> {
@@ -48,10 +66,12 @@ class Session implements Queries {
 
   async send(query: QueryConfig): Promise<QueryResult> {
     try {
-      const result = await this.client.query(query);
+      const result = await within(this.answersWithinMs, resultOf(this.client, query));
       if (ofUncertainCommits.has(this.client)) throw notReplicated(this.name);
       return result;
     } catch (error) {
+      // It was created where the answer arrived, and its stack should say who has asked.
+      Error.captureStackTrace(error as Error);
       if (!keepsConnection(error)) this.broken = error as Error;
       throw asUnavailable(error, this.name);
     }
@@ -96,6 +116,7 @@ export class Sql implements Queries {
   constructor(
     private readonly pool: Pool,
     private readonly name: string,
+    private readonly answersWithinMs = defaultAnswersWithinMs,
   ) {}
 
   /** Runs a statement outside of a transaction: it is committed when the promise resolves. */
@@ -191,7 +212,7 @@ export class Sql implements Queries {
     const client = await this.pool.connect().catch((error: unknown) => {
       throw notConnected(error, this.name);
     });
-    const session = new Session(client, this.name);
+    const session = new Session(client, this.name, this.answersWithinMs);
     // Without a listener, a connection that breaks between two statements would end the process.
     const breaks = (error: Error) => (session.broken = error);
     client.on('error', breaks);

@@ -7,7 +7,7 @@ const lostConnection = new Set([
   ...['EHOSTUNREACH', 'ENETUNREACH'],
 ]);
 const lostConnectionMessage =
-  /^(Connection terminated|timeout exceeded when trying to connect|timeout expired|Query read timeout|Client has encountered a connection error|Client was closed|Cannot use a pool after calling end)/;
+  /^(Connection terminated|timeout exceeded when trying to connect|timeout expired|no answer within|Query read timeout|Client has encountered a connection error|Client was closed|Cannot use a pool after calling end)/;
 
 /** SQLSTATEs after which the connection is useless: refused, lost, shutting down, no capacity, or now a standby. */
 const endsSession = /^(08|28|3D|53|57P|25P03|25P04|25006)/;

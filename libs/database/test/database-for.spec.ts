@@ -7,6 +7,7 @@ import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
+import { getHeapSpaceStatistics } from 'node:v8';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import {
@@ -312,6 +313,20 @@ describe('Sql', () => {
     expect(await sql.query(read)).toEqual([]);
   });
 
+  it('lets the young generation be collected: values and rows of earlier queries do not reach the old one', async () => {
+    database = await testDatabase();
+    const module = await start();
+    const oldBytes = (): number =>
+      getHeapSpaceStatistics().find((it) => it.space_name === 'old_space')!.space_used_size;
+    const echo = { name: 'echo', text: 'SELECT unnest($1::text[]) AS echo' };
+    const values = (query: number): string[] =>
+      Array.from({ length: 200 }, (_, it) => `${query} ${it} `.padEnd(500, '.'));
+    const before = oldBytes();
+    // 50 MB of values and as many of rows.
+    for (let query = 0; query < 500; query += 1) await sqlOf(module).query(echo, [values(query)]);
+    expect(oldBytes() - before).toBeLessThan(10_000_000);
+  });
+
   it('prepares a statement again after a migration has changed its table', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start({ poolSize: 1 }));
@@ -417,8 +432,7 @@ describe('a silent connection', () => {
     const proxy = await RedisProxy.start(Number(url.port));
     try {
       url.port = new URL(proxy.url).port;
-      url.searchParams.set('query_timeout', '500');
-      const module = await start({ url: url.href, poolSize: 1 });
+      const module = await start({ url: url.href, poolSize: 1, answersWithinMs: 500 });
       expect(await ask(module)).toEqual([]);
       proxy.holdBack(word);
       expect(await failureOf(ask(module))).toMatchObject({ code: 'unavailable' });
