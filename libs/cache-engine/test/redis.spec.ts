@@ -200,7 +200,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('handles entries and tags that other clients delete, flush or overwrite in Redis', async () => {
+  it('handles entries and tags that other clients delete, expire, flush or overwrite in Redis', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
     try {
@@ -208,6 +208,10 @@ describeRedis('caches of several processes over one Redis', () => {
       await warm(there, 'k');
       const [stored] = await people.keys(`*${name}:k*`);
       await people.del(stored!);
+      await until(async () => (await there.find('k')) === undefined);
+      await here.set('k', 1);
+      await warm(there, 'k');
+      await people.pExpire(stored!, 1);
       await until(async () => (await there.find('k')) === undefined);
       await here.set('k', 2);
       await warm(there, 'k');
