@@ -28,12 +28,12 @@ const manyKeys = (lua: string, transform: (reply: unknown) => unknown) =>
       for (let at = 1; at < asked.length; at += 1) words.push(asked[at]![0], asked[at]![1]);
       for (const about of asked) for (let at = 2; at < about.length; at += 1) words.push(about[at]!);
       parser.push(...words);
-      parser.preserve = asked.length;
+      parser.preserve = asked;
     },
-    transformReply: (replies: unknown, count: unknown) =>
+    transformReply: (replies: unknown, asked: unknown) =>
       Array.isArray(replies)
         ? replies.map((it) => (it instanceof Error ? it : transform(it)))
-        : new Array<unknown>(count as number).fill(transform(replies)),
+        : (asked as readonly AboutKey[]).map(() => transform(replies)),
   });
 
 /**

@@ -803,7 +803,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const own = await startRedis();
     try {
       // Long enough for the test to end before any call is late.
-      const space = (await nodeOf(own.url, { deadlineMs: 600_000 })).namespace<unknown>(name);
+      const space = (await nodeOf(own.url, { deadlineMs: 60_000 })).namespace<unknown>(name);
       await space.increment('n', 0);
       process.kill(own.pid, 'SIGSTOP');
       let refused = 0;
