@@ -47,7 +47,8 @@ export class KeyScripts {
     let page: AskedAbout[] = [];
     let text = 0;
     for (const asked of this.askedAbout[script].splice(0)) {
-      const more = asked.about.reduce((sum, it) => sum + it.length, 0);
+      let more = 0;
+      for (const word of asked.about) more += word.length;
       if (page.length === largestScript || (page.length > 0 && text + more > largestScriptText)) {
         void this.askPage(script, page);
         page = [];
@@ -75,11 +76,12 @@ export class KeyScripts {
       const replies = await attempts.attempt(script, page[0]!.about[0], ask, (all) =>
         all.find((it) => it instanceof Error),
       );
-      page.forEach(({ resolve, reject }, at) => {
+      for (let at = 0; at < page.length; at += 1) {
+        const { resolve, reject } = page[at]!;
         const reply = replies[at];
         if (reply instanceof Error) reject(new CacheUnavailable({ cause: reply }));
         else resolve(reply);
-      });
+      }
     } catch (error) {
       for (const { reject } of page) reject(error);
     }

@@ -13,6 +13,7 @@ import {
   type NamespaceOptions,
 } from './options.js';
 import { pagesOf } from './pages.js';
+import type { Page } from './reads.js';
 import type { RedisTier } from './redis-tier.js';
 import type { Kept, Tiers } from './tiers.js';
 
@@ -142,7 +143,8 @@ export abstract class Keyspace<Value> {
     const { entries } = this.tiers;
     const mark = entries.mark();
     try {
-      const stored = await this.redis.read(name);
+      const { page, at } = this.redis.read(name);
+      const stored = storedIn(await page, at);
       return this.judged(name, mark, stored, performance.now()) ?? (await this.judgedThere(name, mark, stored));
     } finally {
       entries.unmark();
@@ -159,10 +161,11 @@ export abstract class Keyspace<Value> {
     const { entries } = this.tiers;
     const mark = entries.mark();
     try {
-      const stored = await this.redis.read(name);
+      const { page, at } = this.redis.read(name);
+      const stored = storedIn(await page, at);
       const entry = stored === null ? undefined : decodeEntry(stored);
       const names = new Set([this.ownTag, ...tags, ...(entry?.tags ?? []).map(([tag]) => this.tagName(tag))]);
-      for (const page of pagesOf([...names])) await Promise.all(page.map((tag) => this.tiers.lookUpTag(tag)));
+      for (const some of pagesOf([...names])) await Promise.all(some.map((tag) => this.tiers.lookUpTag(tag)));
       return this.judged(name, mark, stored, performance.now()) ?? (await this.judgedThere(name, mark, stored));
     } finally {
       entries.unmark();
@@ -226,11 +229,10 @@ export abstract class Keyspace<Value> {
     const current = isCurrent ?? this.isCurrent(entry, at);
     if (current === undefined) return undefined;
     if (!current) return { state: 'nothing', version };
-    const decoded = this.decoded(entry);
-    if (!decoded) return { state: 'nothing', version };
-    const { kept, bytes } = decoded;
+    const kept = this.decoded(entry);
+    if (!kept) return { state: 'nothing', version };
     // The entry expires here when it expires in Redis; its time does not start anew.
-    this.tiers.entries.keep(name, mark, kept, bytes);
+    this.tiers.entries.keep(name, mark, kept, kept.bytes);
     return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
   }
 
@@ -238,7 +240,7 @@ export abstract class Keyspace<Value> {
     return isOf(await this.currentVersions(versions.tags.map(([tag]) => tag)), versions);
   }
 
-  /** Like `versionsOf`, but synchronous if the versions are known here, which saves a promise per write. */
+  /** Like `versionsOf`, but synchronous, if the versions are known here. */
   private knownVersions(tags: readonly string[]): Versions | undefined {
     const { tiers } = this;
     const namespaceVersion = tiers.isL1Used && tags.length === 0 ? tiers.knownTag(this.ownTag) : undefined;
@@ -277,10 +279,13 @@ export abstract class Keyspace<Value> {
     return versions;
   }
 
-  protected async entryOf(value: Value, options: KeepOptions): Promise<Entry> {
+  /** No promise if the versions are known here. */
+  protected entryOf(value: Value, options: KeepOptions): Entry | Promise<Entry> {
     assertTimes(options);
     const { tags = [] } = options;
-    return this.entryWith(value, options, 0, this.knownVersions(tags) ?? (await this.versionsOf(tags)));
+    const known = this.knownVersions(tags);
+    if (known) return this.entryWith(value, options, 0, known);
+    return this.versionsOf(tags).then((versions) => this.entryWith(value, options, 0, versions));
   }
 
   protected async entriesOf(values: readonly (readonly [value: Value, options: KeepOptions])[]): Promise<Entry[]> {
@@ -308,7 +313,7 @@ export abstract class Keyspace<Value> {
   }
 
   /** @returns `undefined` if the codec cannot decode it, for example because another version of the program wrote it */
-  protected decoded(entry: Entry): { kept: Kept; bytes: number } | undefined {
+  protected decoded(entry: Entry): Kept | undefined {
     try {
       return this.keptOf(entry);
     } catch (error) {
@@ -317,11 +322,14 @@ export abstract class Keyspace<Value> {
     }
   }
 
-  protected keptOf(entry: Entry): { kept: Kept; bytes: number } {
+  /** With its own size, without its key. */
+  protected keptOf(entry: Entry): Kept {
     const { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags } = entry;
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
+    let total = headBytes + bytes;
+    for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag) + bytesOfPair;
     // Written member by member, because this runs for every value read from Redis.
-    const kept: Kept = {
+    return {
       // The fields that every hit reads come first, as small integers, which V8 stores inline.
       epoch: 0,
       until: Math.min(Math.floor(freshUntil - this.tiers.clockAheadMs), longestUntil),
@@ -335,13 +343,10 @@ export abstract class Keyspace<Value> {
       standsInUntil: staleUntil - this.tiers.clockAheadMs,
       loadMs,
       key: '',
-      bytes: 0,
+      bytes: total,
       newer: undefined,
       older: undefined,
     };
-    let total = headBytes + bytes;
-    for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag) + bytesOfPair;
-    return { kept, bytes: total };
   }
 
   /** The time to live in Redis, in whole milliseconds; 0 for no expiry. */
@@ -353,6 +358,13 @@ export abstract class Keyspace<Value> {
     return this.tiers.shared!;
   }
 }
+
+/** @throws CacheUnavailable */
+const storedIn = (page: Page, at: number): string | null => {
+  const stored = page[at]!;
+  if (stored instanceof CacheUnavailable) throw stored;
+  return stored;
+};
 
 const versionsAmong = (current: ReadonlyMap<string, string>, tags: readonly string[] = []): Versions => ({
   namespaceVersion: current.get('')!,

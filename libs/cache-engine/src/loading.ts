@@ -239,9 +239,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
-      const { kept, bytes } = this.keptOf(entry);
+      const kept = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
-      if (!tiers.shared) tiers.entries.keep(name, flight.guard, kept, bytes);
+      if (!tiers.shared) tiers.entries.keep(name, flight.guard, kept, kept.bytes);
       else if (lease) await this.filled(wanted, lease.token, entry);
       return kept.value as Value | undefined;
     } catch (error) {
@@ -295,9 +295,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   /** The value that another process has filled, if it is fresh. */
   protected async filledMeanwhile(stored: string): Promise<Kept | undefined> {
     const entry = decodeEntry(stored);
-    const decoded = entry && this.decoded(entry);
-    const isFresh = decoded && entry.freshUntil > this.tiers.now() && (await this.isCurrentThere(entry));
-    return isFresh ? decoded.kept : undefined;
+    const kept = entry && this.decoded(entry);
+    const isFresh = kept && entry.freshUntil > this.tiers.now() && (await this.isCurrentThere(entry));
+    return isFresh ? kept : undefined;
   }
 
   /**

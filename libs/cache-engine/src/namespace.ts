@@ -6,6 +6,7 @@ import { Loading } from './loading.js';
 import { assertKey, assertTimes, over, ttlBy, type KeepOptions } from './options.js';
 import { pagesOf } from './pages.js';
 import { unplaced } from './sieve.js';
+import type { Kept } from './tiers.js';
 
 export interface Written {
   version: string;
@@ -35,9 +36,14 @@ export class Namespace<Value> extends Loading<Value> {
   async get(key: string): Promise<Value | undefined> {
     const name = this.nameOf(key);
     const here = this.kept(name, key);
-    if (!here) return (await this.findFar(name, false))?.value;
-    this.tiers.counts.l1Hits += 1;
-    return here.value as Value | undefined;
+    const { counts, shared } = this.tiers;
+    if (here) {
+      counts.l1Hits += 1;
+      return here.value as Value | undefined;
+    }
+    if (shared) return this.freshIn(await this.read(name))?.value as Value | undefined;
+    counts.misses += 1;
+    return undefined;
   }
 
   /**
@@ -65,23 +71,27 @@ export class Namespace<Value> extends Loading<Value> {
    */
   async getMany(keys: readonly string[]): Promise<Map<string, Found<Value>>> {
     const found = new Map<string, Found<Value>>();
-    const far: { key: string; name: string }[] = [];
+    const far: string[] = [];
+    const names: string[] = [];
     for (const key of keys) {
       const name = this.nameOf(key);
       const here = this.kept(name, key);
       if (here) found.set(key, this.found(here, 'l1', false));
-      else far.push({ key, name });
+      else {
+        far.push(key);
+        names.push(name);
+      }
     }
     this.tiers.counts.l1Hits += found.size;
-    const names = far.map((it) => it.name);
-    (await this.findAllFar(names)).forEach((it, at) => it && found.set(far[at]!.key, it));
+    (await this.findAllFar(names)).forEach((it, at) => it && found.set(far[at]!, it));
     return found;
   }
 
   /** @throws CacheUnavailable if it is unknown whether the value was written */
   async set(key: string, value: Value, options: KeepOptions = {}): Promise<Written> {
     const name = this.entryName(key);
-    const entry = await this.entryOf(value, over(this.options, options));
+    const made = this.entryOf(value, over(this.options, options));
+    const entry = made instanceof Promise ? await made : made;
     await this.put(key, name, entry);
     return writtenOf(entry);
   }
@@ -324,10 +334,10 @@ export class Namespace<Value> extends Loading<Value> {
 
   private fillHere(name: string, lease: string, entry: Entry): boolean {
     const { leases, entries } = this.tiers;
-    const { kept, bytes } = this.keptOf(entry);
+    const kept = this.keptOf(entry);
     const guard = leases.end(name, lease);
     if (!guard) return false;
-    const isKept = this.isCurrent(entry, performance.now()) === true && entries.keep(name, guard, kept, bytes);
+    const isKept = this.isCurrent(entry, performance.now()) === true && entries.keep(name, guard, kept, kept.bytes);
     entries.close(name, guard);
     return isKept;
   }
@@ -340,10 +350,10 @@ export class Namespace<Value> extends Loading<Value> {
     const { tiers } = this;
     if (!tiers.shared) {
       if (ifVersion !== undefined && this.readHere(name, key).version !== ifVersion) return false;
-      const { kept, bytes } = this.keptOf(entry);
+      const kept = this.keptOf(entry);
       tiers.entries.invalidate(name);
       const guard = tiers.entries.open(name);
-      tiers.entries.keep(name, guard, kept, bytes);
+      tiers.entries.keep(name, guard, kept, kept.bytes);
       tiers.entries.close(name, guard);
       return true;
     }
@@ -359,7 +369,7 @@ export class Namespace<Value> extends Loading<Value> {
    *
    * @throws CacheUnavailable if Redis cannot be asked and there is no stale entry
    */
-  private async findFar(name: string, mayBeStale = true): Promise<Found<Value> | undefined> {
+  private async findFar(name: string): Promise<Found<Value> | undefined> {
     const { counts, shared } = this.tiers;
     if (!shared) {
       counts.misses += 1;
@@ -368,7 +378,7 @@ export class Namespace<Value> extends Loading<Value> {
     try {
       return this.foundIn(await this.read(name));
     } catch (error) {
-      const [standIn] = this.standInFor([name], error, mayBeStale);
+      const [standIn] = this.standInFor([name], error);
       return standIn;
     }
   }
@@ -382,22 +392,27 @@ export class Namespace<Value> extends Loading<Value> {
     }
     try {
       return (await this.readAll(names)).map((it, at) =>
-        it instanceof CacheUnavailable ? this.standInFor([names[at]!], it, true)[0] : this.foundIn(it),
+        it instanceof CacheUnavailable ? this.standInFor([names[at]!], it)[0] : this.foundIn(it),
       );
     } catch (error) {
-      return this.standInFor(names, error, true);
+      return this.standInFor(names, error);
     }
   }
 
-  private foundIn({ state, kept }: Reading): Found<Value> | undefined {
+  private foundIn(reading: Reading): Found<Value> | undefined {
+    const kept = this.freshIn(reading);
+    return kept && this.found(kept, 'l2', false);
+  }
+
+  private freshIn({ state, kept }: Reading): Kept | undefined {
     const { counts } = this.tiers;
     if (state === 'fresh') counts.l2Hits += 1;
     else counts.misses += 1;
-    return state === 'fresh' ? this.found(kept!, 'l2', false) : undefined;
+    return state === 'fresh' ? kept : undefined;
   }
 
-  private standInFor(names: readonly string[], error: unknown, mayBeStale: boolean): Found<Value>[] {
-    if (!(error instanceof CacheUnavailable) || !mayBeStale) throw error;
+  private standInFor(names: readonly string[], error: unknown): Found<Value>[] {
+    if (!(error instanceof CacheUnavailable)) throw error;
     const suspects = names.map((name) => this.suspect(name));
     if (suspects.includes(undefined)) throw error;
     this.tiers.counts.staleHits += suspects.length;

@@ -1,5 +1,5 @@
 /** The most keys in one command: Redis serves no one else meanwhile. */
-const largestPage = 512;
+export const largestPage = 512;
 
 /** Splits items into pages, so that no command keeps other clients of Redis waiting. */
 export const pagesOf = <Item>(items: readonly Item[], most = largestPage): Item[][] => {

@@ -1,36 +1,60 @@
 import type { Attempts } from './attempts.js';
 import type { Connection } from './connection.js';
 import { CacheUnavailable } from './errors.js';
-import { pagesOf } from './pages.js';
+import { largestPage, pagesOf } from './pages.js';
 import { within } from './within.js';
-
-interface Asked {
-  promise: Promise<string | null>;
-  resolve: (stored: string | null) => void;
-  reject: (error: unknown) => void;
-}
 
 /** For each key the stored entry, or why it cannot be read. */
 export type Page = (string | null | CacheUnavailable)[];
 
+type Server = Extract<Connection['redis'], { kind: 'server' }>['client'];
+
+/** Keys that are read together, and the answer, which all callers wait for: a promise per key would cost more than the key. */
+class AskedPage {
+  readonly places = new Map<string, number>();
+  readonly answer = Promise.withResolvers<Page>();
+}
+
 /** Batches reads from Redis: all keys read in one turn of the event loop go into one command, page by page. */
 export class Reads {
-  /** The keys to read at the end of this turn of the event loop. */
-  private asked = new Map<string, Asked>();
+  /**
+   * The pages to read at the end of this turn of the event loop. In a cluster, each master has its own: callers do not know
+   * of each other, so none of them waits for a master that does not have its key.
+   */
+  private readonly asked = new Map<object | undefined, AskedPage>();
 
   constructor(
     private readonly connection: Connection,
     private readonly attempts: Attempts,
   ) {}
 
-  /** @throws CacheUnavailable */
-  read(key: string): Promise<string | null> {
-    const known = this.asked.get(key);
-    if (known) return known.promise;
-    if (this.asked.size === 0) setImmediate(() => this.readAsked());
-    const asked = Promise.withResolvers<string | null>();
-    this.asked.set(key, asked);
-    return asked.promise;
+  /** @returns the page that the key will be in, and its place there */
+  read(key: string): { page: Promise<Page>; at: number } {
+    const { asked, connection } = this;
+    const master = connection.masterOf(key);
+    let page = asked.get(master);
+    if (!page || page.places.size === largestPage) {
+      page = this.newPage(master);
+      asked.set(master, page);
+    }
+    const { places, answer } = page;
+    let at = places.get(key);
+    if (at === undefined) {
+      at = places.size;
+      places.set(key, at);
+    }
+    return { page: answer.promise, at };
+  }
+
+  private newPage(master: object | undefined): AskedPage {
+    const page = new AskedPage();
+    setImmediate(() => {
+      if (this.asked.get(master) === page) this.asked.delete(master);
+      const keys = [...page.places.keys()];
+      const { redis } = this.connection;
+      page.answer.resolve(redis.kind === 'cluster' ? this.readOfMaster(keys) : this.readOfServer(redis.client, keys));
+    });
+    return page;
   }
 
   /**
@@ -55,32 +79,16 @@ export class Reads {
     return found;
   }
 
-  private readAsked(): void {
-    const { asked, connection } = this;
-    this.asked = new Map();
-    const keys = [...asked.keys()];
-    const isCluster = connection.redis.kind === 'cluster';
-    // Callers do not know of each other, so none of them waits for a master that does not have its key.
-    const apart = isCluster ? [...Map.groupBy(keys, (key) => connection.masterOf(key)).values()] : [keys];
-    for (const page of apart.flatMap((it) => pagesOf(it)))
-      void (isCluster ? this.readOfMaster(page) : this.readOfServer(page)).then((found) => {
-        found.forEach((stored, at) => {
-          const { resolve, reject } = asked.get(page[at]!)!;
-          if (stored instanceof CacheUnavailable) reject(stored);
-          else resolve(stored);
-        });
-      });
-  }
-
   private readPage(keys: string[]): Promise<Page> {
-    return this.connection.redis.kind === 'cluster' ? this.readOfCluster(keys) : this.readOfServer(keys);
+    const { redis } = this.connection;
+    return redis.kind === 'cluster' ? this.readOfCluster(keys) : this.readOfServer(redis.client, keys);
   }
 
-  private async readOfServer(keys: string[]): Promise<Page> {
-    const { attempts, connection } = this;
-    const { client } = connection.redis;
+  private async readOfServer(client: Server, keys: string[]): Promise<Page> {
+    // `mGet` of the client copies the keys one by one, which takes a sixth of its time.
+    const command = ['MGET', ...keys];
     try {
-      return await attempts.attempt('read', undefined, (): Promise<Page> => client.mGet(keys));
+      return await this.attempts.attempt('read', undefined, () => client.sendCommand<(string | null)[]>(command));
     } catch (error) {
       return keys.map(() => error as CacheUnavailable);
     }

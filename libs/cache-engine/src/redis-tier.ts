@@ -97,9 +97,9 @@ export class RedisTier {
   /**
    * Reads of one turn of the event loop are batched.
    *
-   * @throws CacheUnavailable
+   * @returns the page that the key will be in, and its place there
    */
-  read(key: string): Promise<string | null> {
+  read(key: string): { page: Promise<Page>; at: number } {
     return this.reads.read(key);
   }
 

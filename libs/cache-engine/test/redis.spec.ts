@@ -152,6 +152,24 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('reads the keys that many callers ask for at once page by page, each key once', async () => {
+    const [here] = await two();
+    const keys = Array.from({ length: 1_300 }, (_, at) => `k${at}`);
+    await here.setMany(keys.map((key) => [key, key] as const));
+    // It keeps no values.
+    const there = (await nodeOf(redis.url, {}, 1)).namespace<unknown>(name);
+    await there.get('first');
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await people.configResetStat();
+      const asked = keys.flatMap((key) => [key, key]);
+      expect(await Promise.all(asked.map((key) => there.get(key)))).toEqual(asked);
+      expect(await people.info('commandstats')).toContain('cmdstat_mget:calls=3,');
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('handles 25,000 keys or tags in one call', async () => {
     const [here, there] = await two();
     const all = Array.from({ length: 25_000 }, (_, at) => `k${at}`);
@@ -182,7 +200,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('handles entries and tags that other clients delete, flush or overwrite in Redis', async () => {
+  it('handles entries and tags that other clients delete, expire, flush or overwrite in Redis', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
     try {
@@ -190,6 +208,10 @@ describeRedis('caches of several processes over one Redis', () => {
       await warm(there, 'k');
       const [stored] = await people.keys(`*${name}:k*`);
       await people.del(stored!);
+      await until(async () => (await there.find('k')) === undefined);
+      await here.set('k', 1);
+      await warm(there, 'k');
+      await people.pExpire(stored!, 1);
       await until(async () => (await there.find('k')) === undefined);
       await here.set('k', 2);
       await warm(there, 'k');
@@ -771,6 +793,25 @@ describeRedis('caches of several processes over one Redis', () => {
       );
       expect(await space.get('k')).toBe(3);
       await warm(space, 'k');
+    } finally {
+      process.kill(own.pid, 'SIGCONT');
+      await own.stop();
+    }
+  });
+
+  it('refuses calls at once if too many are unanswered', async () => {
+    const own = await startRedis();
+    try {
+      // Long enough for the test to end before any call is late.
+      const space = (await nodeOf(own.url, { deadlineMs: 60_000 })).namespace<unknown>(name);
+      await space.increment('n', 0);
+      process.kill(own.pid, 'SIGSTOP');
+      let refused = 0;
+      const calls = Array.from({ length: 20_100 }, () => space.increment('n').catch(() => (refused += 1)));
+      await until(() => refused > 0);
+      process.kill(own.pid, 'SIGCONT');
+      await Promise.all(calls);
+      expect(await space.increment('n', 0)).toBeGreaterThanOrEqual(calls.length - refused);
     } finally {
       process.kill(own.pid, 'SIGCONT');
       await own.stop();

@@ -2,7 +2,16 @@ import type { Latency } from '../statistics.js';
 
 /** The caches that are compared. */
 export const cacheNames = [
-  ...(['ours', 'bentocache', 'cache-manager', 'node-redis', 'ioredis', 'merged MGET', 'lru-cache'] as const),
+  ...([
+    'ours',
+    'bentocache',
+    'cache-manager',
+    'node-redis',
+    'ioredis',
+    'merged MGET',
+    'bare contract',
+    'lru-cache',
+  ] as const),
 ] as const;
 export type CacheName = (typeof cacheNames)[number];
 

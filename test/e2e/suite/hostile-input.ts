@@ -271,7 +271,7 @@ export const hostileInputTests = (world: World): void => {
         `{"metadata":${'['.repeat(50_000)}${']'.repeat(50_000)}}`,
         `{"customer_id":"${'\\"['.repeat(100_000)}`,
       ])
-        for (const path of ['/orders', '/products/batch'])
+        for (const path of ['/orders', '/products/batch', '/cache/batch'])
           refused(await world.api.send('POST', path, { raw }), '400 invalid-request', ['']);
     });
 
