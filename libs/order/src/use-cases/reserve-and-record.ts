@@ -281,10 +281,20 @@ export class ReserveAndRecord {
   private async replayStored(tenant: string, placements: Placement[], results: Results): Promise<Placement[]> {
     const keyed = placements.filter(isKeyed);
     if (keyed.length === 0) return placements;
-    const answers = await this.orders.answersOf(tenant, keyed);
+    let answers = await this.orders.answersOf(tenant, keyed);
+    const reused = keyed.filter((it, index) => isOrderOfAnother(answers[index], it));
+    if (reused.length > 0) {
+      // Stored as well: another request for the same command may be about to store that it is out of stock.
+      await this.orders.keepRefusals(tenant, reused.map(refusedAsReused));
+      answers = await this.orders.answersOf(tenant, keyed);
+    }
     keyed.forEach((placement, index) => {
       const answer = answers[index];
-      if (answer) results.set(placement, replayOf(placement, answer, results));
+      if (!answer) return;
+      // A refusal of another command decides nothing while the order may have been recorded before it.
+      const isOfAnother = answer.fingerprint !== placement.fingerprint;
+      if (isOfAnother && 'refusal' in answer && isOutage(results.get(placement))) return;
+      results.set(placement, replayOf(placement, answer, results));
     });
     return placements.filter((it) => !results.has(it));
   }
@@ -342,11 +352,7 @@ export class ReserveAndRecord {
     results: Results,
   ): Promise<void> {
     const open = await this.replayStored(tenant, [...refused.keys()], results);
-    await this.endHolds(
-      tenant,
-      heldBefore.filter((it) => !results.has(it.placement)),
-      results,
-    );
+    await this.endHolds(tenant, heldBefore, results);
     const toKeep: { placement: Keyed; refusal: CleaveError }[] = [];
     for (const placement of open.filter((it) => !results.has(it))) {
       const decision = refused.get(placement)!;
@@ -538,8 +544,15 @@ const replayOf = (placement: Placement, answer: StoredAnswer, results: Results):
   if (answer.fingerprint !== placement.fingerprint) return keyReused();
   if ('order' in answer) return replayed(placement, answer.order, results);
   const { code, detail, extensions } = answer.refusal;
-  return { refusal: new CleaveError(code, detail, extensions), replayed: true };
+  return code === keyReused().code
+    ? keyReused()
+    : { refusal: new CleaveError(code, detail, extensions), replayed: true };
 };
+
+const isOrderOfAnother = (answer: StoredAnswer | undefined, { fingerprint }: Keyed): boolean =>
+  answer !== undefined && 'order' in answer && answer.fingerprint !== fingerprint;
+
+const refusedAsReused = (placement: Keyed): KeyedRefusal => ({ ...placement, refusal: keyReused() });
 
 const notKnown = (cause: unknown): CleaveError =>
   new CleaveError(
