@@ -31,7 +31,6 @@ export class Told {
   /** Refusals may have been forgotten: their keys may be used anew. */
   mayForget = false;
   private readonly answers = new Map<string, string>();
-  private readonly priceChanged = new Set<string>();
   /** The conditional moves, by order and key: which versions they named, and whether they were made. */
   private readonly conditions = new Map<string, { orderId: string; versions: Set<number>; isMet: boolean }>();
 
@@ -67,8 +66,6 @@ export class Told {
     if (status === 201) this.same(what, JSON.stringify(body));
     if (code === 'out-of-stock' && !this.mayForget) this.same(what, shortagesOf(body));
     if (code === 'idempotency-key-reused' && !this.mayForget) this.same(what, code);
-    // It is not stored. But prices never return, so the command can have an order only if it had one all the time.
-    if (code === 'price-changed') this.priceChanged.add(what);
     this.placements.push({
       ...{ key, body: asked, name, outcome: status, text },
       ...(status === 201 && { order: body }),
@@ -79,8 +76,11 @@ export class Told {
   repeated(key: string | null, name: string, answer: Answer): void {
     const what = `${name} under ${key}`;
     if (!isFinal(answer)) this.broken.push(`${what} is not answered although nothing is cut off any more`);
-    else if (this.priceChanged.has(what) && answer.status === 201)
-      this.broken.push(`${what} was refused for its price, and has the order ${answer.text}`);
+    const answers = this.placements.filter((it) => it.key === key && it.name === name);
+    const order = answers.find((it) => it.outcome === 201)?.text;
+    // Prices never return in a run, so no order was placed after such a refusal.
+    if (order && answers.some((it) => it.outcome === 409 && codeOf(it.text!) === 'price-changed'))
+      this.broken.push(`${what} was refused for its price, and has the order ${order}`);
   }
 
   changed(orderId: string, verb: string, key: string | null, { status, text, body }: Answer<Order>): void {
