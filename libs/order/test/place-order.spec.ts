@@ -645,6 +645,19 @@ describe('PostgresOrders', () => {
     expect(await ordersOf(one, tenant)).toBe(1_500);
   });
 
+  it('does not deadlock when two instances store refusals of the same keys in opposite order', async () => {
+    for (let round = 0; round < 6; round += 1) {
+      const refusals = Array.from({ length: 250 }, (_, index) =>
+        refusalOfAnother(recordOf(`${round}-${'aBäZ9🦊\uffee'.at(index % 7)}-${index}`)),
+      );
+      const [mine, theirs] = await Promise.all([
+        one.orders.keepRefusals(tenant, refusals),
+        two.orders.keepRefusals(tenant, refusals.toReversed()),
+      ]);
+      expect(mine.length + theirs.length).toBe(250);
+    }
+  });
+
   it('returns stored answers in the order of the requested keys, and prefers orders to refusals', async () => {
     const kept = recordOf('kept');
     await one.orders.record(tenant, [kept]);
