@@ -281,13 +281,7 @@ export class ReserveAndRecord {
   private async replayStored(tenant: string, placements: Placement[], results: Results): Promise<Placement[]> {
     const keyed = placements.filter(isKeyed);
     if (keyed.length === 0) return placements;
-    let answers = await this.orders.answersOf(tenant, keyed);
-    const reused = keyed.filter((it, index) => isOrderOfAnother(answers[index], it));
-    if (reused.length > 0) {
-      // Stored as well: another request for the same command may be about to store that it is out of stock.
-      await this.orders.keepRefusals(tenant, reused.map(refusedAsReused));
-      answers = await this.orders.answersOf(tenant, keyed);
-    }
+    const answers = await this.orders.answersOf(tenant, keyed);
     keyed.forEach((placement, index) => {
       const answer = answers[index];
       if (!answer) return;
@@ -353,6 +347,19 @@ export class ReserveAndRecord {
   ): Promise<void> {
     const open = await this.replayStored(tenant, [...refused.keys()], results);
     await this.endHolds(tenant, heldBefore, results);
+    const reused = [...refused.keys()].filter(isKeyed).filter((it) => {
+      const result = results.get(it);
+      return refused.get(it)!.outcome === 'out-of-stock' && result instanceof CleaveError;
+    });
+    if (reused.length > 0) {
+      // Another request for the same command may be about to store that it is out of stock: whichever is stored first is
+      // the answer of both.
+      await this.orders.keepRefusals(
+        tenant,
+        reused.map((it) => ({ ...it, refusal: keyReused() })),
+      );
+      await this.replayStored(tenant, reused, results);
+    }
     const toKeep: { placement: Keyed; refusal: CleaveError }[] = [];
     for (const placement of open.filter((it) => !results.has(it))) {
       const decision = refused.get(placement)!;
@@ -548,11 +555,6 @@ const replayOf = (placement: Placement, answer: StoredAnswer, results: Results):
     ? keyReused()
     : { refusal: new CleaveError(code, detail, extensions), replayed: true };
 };
-
-const isOrderOfAnother = (answer: StoredAnswer | undefined, { fingerprint }: Keyed): boolean =>
-  answer !== undefined && 'order' in answer && answer.fingerprint !== fingerprint;
-
-const refusedAsReused = (placement: Keyed): KeyedRefusal => ({ ...placement, refusal: keyReused() });
 
 const notKnown = (cause: unknown): CleaveError =>
   new CleaveError(
