@@ -31,6 +31,7 @@ export class Told {
   /** Refusals may have been forgotten: their keys may be used anew. */
   mayForget = false;
   private readonly answers = new Map<string, string>();
+  private readonly outOfStock = new Set<string>();
   /** The conditional moves, by order and key: which versions they named, and whether they were made. */
   private readonly conditions = new Map<string, { orderId: string; versions: Set<number>; isMet: boolean }>();
 
@@ -64,8 +65,10 @@ export class Told {
     }
     const what = `${name} under ${key}`;
     if (status === 201) this.same(what, JSON.stringify(body));
-    if (code === 'out-of-stock' && !this.mayForget) this.same(what, shortagesOf(body));
-    if (code === 'idempotency-key-reused' && !this.mayForget) this.same(what, code);
+    if (code === 'out-of-stock' && !this.mayForget) {
+      this.same(what, shortagesOf(body));
+      this.outOfStock.add(what);
+    }
     this.placements.push({
       ...{ key, body: asked, name, outcome: status, text },
       ...(status === 201 && { order: body }),
@@ -76,6 +79,8 @@ export class Told {
   repeated(key: string | null, name: string, answer: Answer): void {
     const what = `${name} under ${key}`;
     if (!isFinal(answer)) this.broken.push(`${what} is not answered although nothing is cut off any more`);
+    else if (this.outOfStock.has(what) && codeOf(answer.text) !== 'out-of-stock')
+      this.broken.push(`${what} was out of stock, and its repeat was answered with ${answer.text}`);
     const answers = this.placements.filter((it) => it.key === key && it.name === name);
     const order = answers.find((it) => it.outcome === 201)?.text;
     // Prices never return in a run, so no order was placed after such a refusal.
