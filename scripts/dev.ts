@@ -16,10 +16,22 @@ const outlastsHangUp = ['--import', `data:text/javascript,process.on('SIGHUP', (
 
 /** Longer than the monolith takes to stop. */
 const patienceMs = 40_000;
+/** If the CLI is told to stop while it compiles, it starts the monolith once more, which has to be told again. */
+const tellAgainMs = 10_000;
 
 const exec = process.platform === 'win32' ? [] : ['--exec', 'exec node'];
 const forCli = process.argv.splice(2);
+const help = `Runs one process and restarts it at every change, with an embedded Postgres unless DATABASE_URL is set.
+
+  npm run dev
+  npm run dev -- [options of \`nest start\`, such as --debug; see npx nest start --help]
+`;
 const cli = fileURLToPath(import.meta.resolve('@nestjs/cli/bin/nest.js'));
+
+if (forCli.some((it) => it === '--help' || it === '-h')) {
+  process.stdout.write(help);
+  process.exit();
+}
 
 /**
  * Runs `nest start monolith --watch`. At each change, Nest's CLI ends the monolith and every process below it, so an
@@ -51,7 +63,9 @@ run(async () => {
   const close = async (): Promise<void> => {
     isStopping = true;
     nest.kill('SIGTERM');
+    const again = setInterval(() => nest.kill('SIGTERM'), tellAgainMs);
     await ended;
+    clearInterval(again);
   };
   closeOnSignals({ close }, { after: database ? [database.stop] : [], patienceMs });
   const [code] = await ended;

@@ -84,6 +84,17 @@ const all = [
     caughtBy: 'libs/order/test/place-order',
   },
   {
+    bug: 'an order that was recorded is answered with a refusal for a changed price',
+    file: 'libs/order/src/use-cases/reserve-and-record.ts',
+    replace:
+      /const open = await this\.replayStored\(tenant, (\[\.\.\.refused\.keys\(\)\]), results\);\n\s*await this\.endHolds\(/g,
+    by:
+      'for (const { placement: it } of heldBefore) results.set(it, refusalOf(refused.get(it)!, it.command)); ' +
+      'const open = await this.replayStored(tenant, $1.filter((it) => !results.has(it)), results); await this.endHolds(',
+    also: { replace: /this\.endHolds\(tenant, heldBefore, results\)/g, by: 'Promise.resolve()' },
+    caughtBy: 'test/fault/interleavings',
+  },
+  {
     bug: 'cancelling an order does not stop the worker that leads its payment',
     file: 'libs/order/src/adapters/postgres-orders.ts',
     replace: /(?<=step = 'reverse', state = 'running', attempts = 0,) epoch = epoch \+ 1,/g,

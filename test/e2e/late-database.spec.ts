@@ -63,7 +63,8 @@ describe('services started before their database', () => {
               },
             }),
           ]);
-        });
+          // Seven processes start at once.
+        }, 120_000);
         expect((await api.get('/health/live')).status).toBe(200);
         const answer = await api.place({ customer_id: 'c', product_id: 'p', quantity: 1 });
         refused(answer, '503 unavailable');

@@ -253,6 +253,16 @@ describe('a program started with arguments', () => {
   });
 });
 
+it('`npm run dev -- --help` starts nothing and explains its arguments', async () => {
+  const dataDir = join(tmpdir(), `cleave-never-${process.pid}`);
+  const child = spawn(process.execPath, ['dist/scripts/dev.js', '--help'], {
+    env: { DATA_DIR: dataDir },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const [said, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  expect([said, code, existsSync(dataDir)]).toEqual([expect.stringContaining('npx nest start --help'), 0, false]);
+});
+
 describe('a service started without its required settings', () => {
   it('reports all of them at once and suggests start:split, which needs none', async () => {
     const { code, output } = await refusedStart('dist/apps/order/src/main.js', {});

@@ -167,12 +167,12 @@ const makingLate = fc.record({
   does: fc.constant('make late' as const),
   what: fc.constantFrom(...(Object.keys(laterOf) as Later[])),
 });
-const stocking = fc.record({
-  does: fc.constantFrom('deliver' as const, 'price anew' as const),
-  at,
-  product,
-  number: fc.integer({ min: 1, max: 3 }),
-});
+const number = fc.integer({ min: 1, max: 3 });
+const stocking = fc.oneof(
+  fc.record({ does: fc.constant('deliver' as const), at, product, number }),
+  // The product of the order that expects a price.
+  fc.record({ does: fc.constant('price anew' as const), at, product: fc.constant('plenty' as const), number }),
+);
 
 /**
  * Of everything something; many requests with one key; many changes while the stock is told of them; and many moves of
@@ -189,7 +189,11 @@ const themes = [
   fc.oneof(
     {
       weight: 8,
-      arbitrary: placing(fc.constant('k1'), fc.constantFrom('one of the last', 'two of few', 'more than there is'), 0),
+      arbitrary: placing(
+        fc.constant('k1'),
+        fc.constantFrom('one of the last', 'two of few', 'more than there is', 'at this price'),
+        0,
+      ),
     },
     { weight: 2, arbitrary: working('sweep', 'sweep', 'finish branches') },
     { weight: 1, arbitrary: stocking },

@@ -81,6 +81,11 @@ export class Told {
     if (!isFinal(answer)) this.broken.push(`${what} is not answered although nothing is cut off any more`);
     else if (this.outOfStock.has(what) && codeOf(answer.text) !== 'out-of-stock')
       this.broken.push(`${what} was out of stock, and its repeat was answered with ${answer.text}`);
+    const answers = this.placements.filter((it) => it.key === key && it.name === name);
+    const order = answers.find((it) => it.outcome === 201)?.text;
+    // Prices never return in a run, so no order was placed after such a refusal.
+    if (order && answers.some((it) => it.outcome === 409 && codeOf(it.text!) === 'price-changed'))
+      this.broken.push(`${what} was refused for its price, and has the order ${order}`);
   }
 
   changed(orderId: string, verb: string, key: string | null, { status, text, body }: Answer<Order>): void {

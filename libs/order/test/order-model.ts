@@ -99,16 +99,19 @@ export class OrderModel {
       if (!same(stored.command, command)) return { outcome: 'idempotency-key-reused' };
       return stored.order ? { outcome: 'replayed', order: stored.order } : { outcome: 'out-of-stock, replayed' };
     };
-    if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
+    // After an outage, the refusal of another command is no answer: it does not say whether an order was recorded.
+    const cutOff = (): Placed =>
+      (stored && (stored.order || same(stored.command, command)) && replay()) || { outcome: 'unavailable' };
+    if (fault === 'reserve not asked') return cutOff();
 
     const recorded = stored?.order && same(stored.command, command);
     // The released reservation is tried first; a new one is requested unless that answer is lost or the key has one.
-    if (this.givenBack.has(slot) && (stored || fault === 'reserve not heard'))
-      return replay() ?? { outcome: 'unavailable' };
+    if (this.givenBack.has(slot) && fault === 'reserve not heard') return cutOff();
+    if (this.givenBack.has(slot) && stored) return replay()!;
     // If an earlier attempt holds the stock, that one may have recorded the order.
     const isOwn = !this.orphans.has(slot);
     const decision = recorded ? 'held' : this.decide(slot, command);
-    if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
+    if (fault === 'reserve not heard') return cutOff();
     if (decision === 'unknown-product') return replay() ?? { outcome: decision };
     if (decision === 'out-of-stock') {
       if (key !== null && !stored) this.answers.set(key, { command });
@@ -118,7 +121,7 @@ export class OrderModel {
     const isReleased =
       recorded && stored.order!.entries.slice(0, stored.order!.told).some((it) => it.type === 'cancelled');
     if (isReleased) return replay()!;
-    if (fault === 'record not made') return replay() ?? { outcome: 'unavailable' };
+    if (fault === 'record not made') return cutOff();
     if (fault === 'paused until swept') {
       this.expire();
       this.sweep();
@@ -126,7 +129,7 @@ export class OrderModel {
     }
     if (stored) {
       if (fault !== 'record not heard' && this.orphans.has(slot)) this.giveBack(slot);
-      return replay()!;
+      return fault === 'record not heard' ? cutOff() : replay()!;
     }
     const order = this.record(key, command, this.orphans.get(slot)!);
     this.orphans.delete(slot);

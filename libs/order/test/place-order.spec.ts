@@ -54,6 +54,26 @@ const orderIn = (result: PlacementResult | Error) => {
 
 const outage = new CleaveError('unavailable', 'not now');
 
+/** Inserts an order as an equal request does, in a transaction that the test ends. */
+const insertOrder = (client: pg.Client, of: string, record: OrderRecord): Promise<unknown> => {
+  const { order, account, idempotencyKey, fingerprint, reservationId } = record;
+  return client.query(
+    `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, status, currency, total_minor, lines,
+      adjustments, metadata, version, reservation_id, idempotency_key, fingerprint, created_at, updated_at)
+    VALUES ($1, $2, $3, 'c-1', 'confirmed', 'GBP', 100, $4, '[]', '{}', 1, $5, $6, $7, $8, $8)`,
+    [
+      ...[of, order.order_id, account, JSON.stringify(order.lines), reservationId],
+      ...[idempotencyKey, fingerprint, order.created_at],
+    ],
+  );
+};
+
+/** A refusal of another command under the same key. */
+const refusalOfAnother = ({ account, idempotencyKey }: OrderRecord): KeyedRefusal => ({
+  ...{ account, idempotencyKey: idempotencyKey!, fingerprint: fingerprintOf('another') },
+  refusal: { code: 'out-of-stock', detail: 'none left', extensions: { products: [] } },
+});
+
 describe('an idempotency key', () => {
   it('keeps replaying the order as it was placed, even after it was cancelled', async () => {
     const placed = await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k');
@@ -165,21 +185,11 @@ describe('an idempotency key', () => {
     let committing: Promise<unknown> | undefined;
     const overtaken = proxied(one.orders, {
       record: async (of, records) => {
-        const [{ order, account, idempotencyKey, fingerprint, reservationId }] = records as [OrderRecord];
+        const [it] = records as [OrderRecord];
         // The twin, an equal request, inserts its order before the refusal is stored, but commits after that.
         await twin.query('BEGIN');
-        await twin.query(
-          `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, status, currency, total_minor, lines,
-            adjustments, metadata, version, reservation_id, idempotency_key, fingerprint, created_at, updated_at)
-          VALUES ($1, $2, $3, 'c-1', 'confirmed', 'GBP', 100, $4, '[]', '{}', 1, $5, $6, $7, $8, $8)`,
-          [
-            ...[of, order.order_id, account, JSON.stringify(order.lines), reservationId],
-            ...[idempotencyKey, fingerprint, order.created_at],
-          ],
-        );
-        const refusal = { code: 'out-of-stock' as const, detail: 'none left', extensions: { products: [] } };
-        const other = { account, idempotencyKey: idempotencyKey!, fingerprint: fingerprintOf('another'), refusal };
-        await two.orders.keepRefusals(of, [other]);
+        await insertOrder(twin, of, it);
+        await two.orders.keepRefusals(of, [refusalOfAnother(it)]);
         committing = setTimeout(200).then(() => twin.query('COMMIT'));
         return one.orders.record(of, records);
       },
@@ -214,6 +224,88 @@ describe('an idempotency key', () => {
       await expect(place(requestOf({ mug: 3 }), 'k', at)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
     }
     expect(stock.reserved).toBe(1);
+  });
+
+  it('has one answer for a command that is out of stock, if two requests ask for it while another command is placed', async () => {
+    const [fits, lacks] = [requestOf({ mug: 1 }), requestOf({ rare: 4 })];
+    let other: PlacementResult | Error | undefined;
+    const slow = proxied(two.orders, {
+      keepRefusals: async (of, refusals) => {
+        await place(fits, 'k', one);
+        other = await settled(place(lacks, 'k', one));
+        return two.orders.keepRefusals(of, refusals);
+      },
+    });
+    two.use(stock, slow);
+    const answer = await settled(place(lacks, 'k', two));
+    expect(answer).toMatchObject({ code: 'idempotency-key-reused' });
+    expect(other).toEqual(answer);
+    for (const at of [one, two]) {
+      expect(await settled(place(lacks, 'k', at))).toEqual(answer);
+      expect(await place(fits, 'k', at)).toMatchObject({ replayed: true, order: { status: 'confirmed' } });
+    }
+  });
+
+  it('is not answered with the refusal of another command while it is not known whether the order is recorded', async () => {
+    const wanted = requestOf({ mug: 1 });
+    const twin = new pg.Client(instances.url);
+    await twin.connect();
+    const unheard = proxied(one.orders, {
+      record: async (of, records) => {
+        // The order is inserted, the connection is lost, and the commit comes later.
+        await twin.query('BEGIN');
+        await insertOrder(twin, of, records[0]!);
+        await two.orders.keepRefusals(of, [refusalOfAnother(records[0]!)]);
+        throw outage;
+      },
+    });
+    try {
+      one.use(stock, unheard);
+      await expect(place(wanted, 'k', one)).rejects.toMatchObject({ code: 'unavailable' });
+      await twin.query('COMMIT');
+      expect(orderIn(await place(wanted, 'k', two)).status).toBe('confirmed');
+    } finally {
+      await twin.end();
+    }
+  });
+
+  it('is not answered with the refusal of another command while an earlier try at another price may record its order', async () => {
+    const expected = requestOf({ mug: 1 }, { expected_total_minor: 100 });
+    const [recording, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slow = proxied(one.orders, {
+      record: async (of, records) => {
+        const [it] = records as [OrderRecord];
+        await twin.query('BEGIN');
+        await insertOrder(twin, of, it);
+        await two.orders.keepRefusals(of, [refusalOfAnother(it)]);
+        recording.resolve();
+        await go.promise;
+        await twin.query('COMMIT');
+        return one.orders.record(of, records);
+      },
+    });
+    const twin = new pg.Client(instances.url);
+    await twin.connect();
+    try {
+      one.use(stock, slow);
+      const first = place(expected, 'k', one);
+      await recording.promise;
+      stock.priceMinor = 101;
+      two.use(
+        stock,
+        proxied(two.orders, {
+          declareVoid: (...given) => {
+            go.resolve();
+            return two.orders.declareVoid(...given);
+          },
+        }),
+      );
+      const repeat = await settled(place(expected, 'k', two));
+      go.resolve();
+      expect(repeat).toMatchObject({ order: orderIn(await first) });
+    } finally {
+      await twin.end();
+    }
   });
 
   it('has the refusal of one of two commands that use it at the same time, both of which are out of stock', async () => {
@@ -551,6 +643,20 @@ describe('PostgresOrders', () => {
       expect(mine.size + theirs.size).toBe(250);
     }
     expect(await ordersOf(one, tenant)).toBe(1_500);
+  });
+
+  it('does not deadlock when two instances store refusals of the same keys in opposite order', async () => {
+    for (let round = 0; round < 6; round += 1) {
+      const beginnings = ['a', 'B', 'ä', 'Z', '9', '🦊', '\uffee'];
+      const refusals = Array.from({ length: 250 }, (_, index) =>
+        refusalOfAnother(recordOf(`${round}-${beginnings[index % 7]}-${index}`)),
+      );
+      const [mine, theirs] = await Promise.all([
+        one.orders.keepRefusals(tenant, refusals),
+        two.orders.keepRefusals(tenant, refusals.toReversed()),
+      ]);
+      expect(mine.length + theirs.length).toBe(250);
+    }
   });
 
   it('returns stored answers in the order of the requested keys, and prefers orders to refusals', async () => {

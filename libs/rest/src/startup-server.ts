@@ -1,11 +1,13 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { setTimeout } from 'node:timers/promises';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import { BrowserHeaders, type BrowserOptions } from './browser-headers.js';
 import { fullHeader } from './connections.js';
 import { problemOf, problemType } from './problems.js';
 
 const usuallyOpensAfterMs = 1_000;
+/** How long a client that is connected when it closes has time to send its request. */
+const goWithinMs = 1_000;
 
 const notYet =
   'The process is still starting and waits for its dependencies (see GET /health/ready). The request has had no effect; repeat it.';
@@ -58,14 +60,17 @@ export class StartupServer {
     }
   }
 
+  /** Resolves once its address is free. Requests that have arrived are answered. */
   async close(): Promise<void> {
     this.ended.abort();
     // It may still be resolving its host name. A failure to listen is reported to the caller that awaits the start.
     await this.opening.catch(() => undefined);
     if (!this.server.listening) return;
+    // A start leaves the event loop no time. Connections that nobody has accepted yet would be reset, and their callers would
+    // not know that their requests had no effect. The first turn may begin after the poll for connections.
+    for (let turns = 0; turns < 2; turns += 1) await setImmediate();
     this.server.close();
-    this.server.closeAllConnections();
-    await once(this.server, 'close');
+    void setTimeout(goWithinMs, undefined, { ref: false }).then(() => this.server.closeAllConnections());
   }
 
   private async openLater(): Promise<void> {

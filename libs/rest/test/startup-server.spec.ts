@@ -1,5 +1,6 @@
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { StartupServer } from '#rest';
@@ -67,6 +68,25 @@ it('the startup server does not listen after it was closed, at whatever moment t
     await sleep(50);
     await expect(fetch(`http://localhost:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
   }
+});
+
+it('the startup server answers what has arrived when it is closed, and frees its address at once', async () => {
+  const at = { HOST: '127.0.0.1', PORT: await freePort() };
+  const room = new StartupServer(at, () => [], 0);
+  void room.during(forEver);
+  await eventually(() => fetch(`http://127.0.0.1:${at.PORT}/health/live`));
+  const sent = connect(at.PORT, at.HOST);
+  const silent = connect(at.PORT, at.HOST);
+  await Promise.all([once(sent, 'connect'), once(silent, 'connect')]);
+  sent.write('POST /keys HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n');
+  // As after an app was started, which leaves no time to look for connections.
+  await room.close();
+  const next = createServer().listen(at.PORT, at.HOST);
+  await once(next, 'listening');
+  expect(await text(sent)).toContain('503 Service Unavailable');
+  // A client that sends nothing does not keep it open.
+  await once(silent.resume(), 'close');
+  next.close();
 });
 
 it('the startup server rejects if it cannot listen', async () => {

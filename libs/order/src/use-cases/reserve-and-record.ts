@@ -284,7 +284,11 @@ export class ReserveAndRecord {
     const answers = await this.orders.answersOf(tenant, keyed);
     keyed.forEach((placement, index) => {
       const answer = answers[index];
-      if (answer) results.set(placement, replayOf(placement, answer, results));
+      if (!answer) return;
+      // A refusal of another command decides nothing while the order may have been recorded before it.
+      const isOfAnother = answer.fingerprint !== placement.fingerprint;
+      if (isOfAnother && 'refusal' in answer && isOutage(results.get(placement))) return;
+      results.set(placement, replayOf(placement, answer, results));
     });
     return placements.filter((it) => !results.has(it));
   }
@@ -342,11 +346,20 @@ export class ReserveAndRecord {
     results: Results,
   ): Promise<void> {
     const open = await this.replayStored(tenant, [...refused.keys()], results);
-    await this.endHolds(
-      tenant,
-      heldBefore.filter((it) => !results.has(it.placement)),
-      results,
-    );
+    await this.endHolds(tenant, heldBefore, results);
+    const reused = [...refused.keys()].filter(isKeyed).filter((it) => {
+      const result = results.get(it);
+      return refused.get(it)!.outcome === 'out-of-stock' && result instanceof CleaveError;
+    });
+    if (reused.length > 0) {
+      // Another request for the same command may be about to store that it is out of stock: whichever is stored first is
+      // the answer of both.
+      await this.orders.keepRefusals(
+        tenant,
+        reused.map((it) => ({ ...it, refusal: keyReused() })),
+      );
+      await this.replayStored(tenant, reused, results);
+    }
     const toKeep: { placement: Keyed; refusal: CleaveError }[] = [];
     for (const placement of open.filter((it) => !results.has(it))) {
       const decision = refused.get(placement)!;
@@ -538,7 +551,9 @@ const replayOf = (placement: Placement, answer: StoredAnswer, results: Results):
   if (answer.fingerprint !== placement.fingerprint) return keyReused();
   if ('order' in answer) return replayed(placement, answer.order, results);
   const { code, detail, extensions } = answer.refusal;
-  return { refusal: new CleaveError(code, detail, extensions), replayed: true };
+  return code === keyReused().code
+    ? keyReused()
+    : { refusal: new CleaveError(code, detail, extensions), replayed: true };
 };
 
 const notKnown = (cause: unknown): CleaveError =>
