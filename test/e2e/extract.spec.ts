@@ -2,11 +2,18 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import { ok } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { commandsIn } from '../support/runbooks.js';
 import { startExtractable } from '../support/scaled-shapes.js';
+import type { RunningService } from '../support/shapes.js';
+import { query } from '../support/tables.js';
 import { Visits } from '../support/visits.js';
 
 /** Pause between the requests of each caller: all orders are repeated at the end, and thousands would only take time. */
 const thinkMs = 100;
+
+const slots = ['shop-1', 'shop-2', 'inventory'];
+type Slots = [RunningService, RunningService, RunningService];
 
 /** Follows the steps of docs/extract.md. */
 describe('inventory', () => {
@@ -28,11 +35,7 @@ describe('inventory', () => {
       const before = acknowledged(load.attempts).length;
       await load.until(() => acknowledged(load.attempts).length > before + count);
     };
-    const [monolith, turned, inventory] = ['shop-1', 'shop-2', 'inventory'].map((name) => shape.service(name)) as [
-      ReturnType<typeof shape.service>,
-      ReturnType<typeof shape.service>,
-      ReturnType<typeof shape.service>,
-    ];
+    const [monolith, turned, inventory] = slots.map((name) => shape.service(name)) as Slots;
     await goOn();
     await inventory.restart();
     await goOn();
@@ -52,7 +55,7 @@ describe('inventory', () => {
     await trial.settle();
   });
 
-  it('moves to its own database while it is stopped, and retried orders are neither lost nor duplicated', async () => {
+  it('moves to its own database while it is stopped, keeps it when it is put back, and retried orders are neither lost nor duplicated', async () => {
     let own = '';
     const copyOf = (url: string): string => {
       own = new URL(url).pathname.slice(1);
@@ -65,8 +68,13 @@ describe('inventory', () => {
     trial = new Trial({ ...shape, databaseUrls: urls });
     await trial.stock();
     const load = trial.load(thinkMs);
-    await load.until(() => acknowledged(load.attempts).length > 50);
-    expect(await shape.service('shop-1').kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    const goOn = async (): Promise<void> => {
+      const before = acknowledged(load.attempts).length;
+      await load.until(() => acknowledged(load.attempts).length > before + 50);
+    };
+    const [monolith, turned, inventory] = slots.map((name) => shape.service(name)) as Slots;
+    await goOn();
+    expect(await monolith.kill('SIGTERM')).toEqual({ code: 0, signal: null });
     const server = new pg.Client((await shape.databaseUrls()).order.replace(/\/[^/]*$/, '/postgres'));
     await server.connect();
     try {
@@ -74,9 +82,19 @@ describe('inventory', () => {
         `CREATE DATABASE ${pg.escapeIdentifier(`${own}_inventory`)} TEMPLATE ${pg.escapeIdentifier(own)}`,
       );
       isCopied = true;
-      await Promise.all([shape.service('inventory').restart(), shape.service('shop-2').restart()]);
-      const before = acknowledged(load.attempts).length;
-      await load.until(() => acknowledged(load.attempts).length > before + 50);
+      const [retire] = commandsIn('To a database of its own', 'sql', 'docs/extract.md');
+      await query((await shape.databaseUrls()).order, retire!);
+      await Promise.all([inventory.restart(), turned.restart()]);
+      await goOn();
+      // Without the new address, it would decide about the same stock in the old database.
+      const mistaken = monolith.restart().catch(String);
+      await eventually(async () => expect(monolith.log).toContain('It serves order database moved'));
+      await monolith.kill('SIGTERM');
+      expect(await mistaken).toContain('instead of becoming ready');
+      await shape.service('shop-back').restart();
+      expect(await turned.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+      expect(await inventory.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+      await goOn();
       expectAnswers(await load.end(), [201, 409, 503]);
       await trial.settle();
       await shape.stop();

@@ -1,7 +1,8 @@
 import { setTimeout } from 'node:timers/promises';
+import { natsOrSkip } from '#testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { randomOf } from '../support/fresh.js';
-import { startScaled } from '../support/scaled-shapes.js';
+import { startScaled, transports } from '../support/scaled-shapes.js';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import type { Load } from '../support/load.js';
 import { Visits } from '../support/visits.js';
@@ -17,16 +18,21 @@ const some = randomOf('rolling')
   .slice(0, all ? 4 : 2);
 const rolled = ['gateway', ...some];
 const killed = all ? ['gateway', ...modules] : some.slice(0, 1);
+const isNatsThere = (await natsOrSkip(describe)) === describe;
+/** The transport between the modules: one chosen by the seed, or all. */
+const over = randomOf('rolling over')
+  .shuffled(transports.filter((it) => it !== 'nats' || isNatsThere))
+  .slice(0, all ? 3 : 1);
 const visitors = 6;
 /** Time until the gateway notices that an instance has ended; requests sent meanwhile are lost. */
 const hearsOfItMs = 20;
 
-describe('instances that start and stop under load', () => {
+describe.each(over)('instances over %s that start and stop under load', (transport) => {
   let trial: Trial;
   /** A product with plenty of stock, which the visits change. */
   let visited: string;
   beforeAll(async () => {
-    trial = new Trial(await startScaled());
+    trial = new Trial(await startScaled(undefined, transport));
     await trial.stock();
     visited = await trial.api.product({ onHand: 1_000_000 });
   });

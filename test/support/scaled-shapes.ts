@@ -1,4 +1,4 @@
-import { startRedis, testDatabase } from '#testing';
+import { startNats, startRedis, testDatabase } from '#testing';
 import { servicePorts, startPlan, type Plan, type Shape } from './shapes.js';
 import { allAt } from './tables.js';
 
@@ -18,14 +18,23 @@ const instances = 2;
 const urls = (ports: number[]): string => ports.map((port) => `http://127.0.0.1:${port}`).join(',');
 const tcp = (ports: number[]): string => `tcp://${ports.map((port) => `127.0.0.1:${port}`).join(',')}`;
 
+/** The transports between the services. */
+export const transports = ['tcp', 'redis', 'nats'] as const;
+export type Transport = (typeof transports)[number];
+
 /**
- * The split shape over TCP, with two instances of each module and of the gateway, one database, and one Redis for the two
- * caches. The instances are called `order-1`, `order-2` and so on; the test starts the second ones.
+ * The split shape, with two instances of each module and of the gateway, one database, and one Redis for the two caches.
+ * The instances are called `order-1`, `order-2` and so on; the test starts the second ones.
  *
  * @param home where the first instances were compiled, if not here
  */
-export const startScaled = async (home?: string): Promise<Shape> => {
+export const startScaled = async (home?: string, transport: Transport = 'tcp'): Promise<Shape> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
+  const nats = transport === 'nats' ? await startNats() : undefined;
+  const addressOf = (messages: number[]): string => {
+    if (nats) return nats.url;
+    return transport === 'redis' ? redis.url : tcp(messages);
+  };
   const [gatewayOne, gatewayTwo, salesOne, salesTwo, webhooksOne, webhooksTwo, ...ports] = await servicePorts(
     6 + scaled.length * 2 * instances,
   );
@@ -40,18 +49,18 @@ export const startScaled = async (home?: string): Promise<Shape> => {
   ) as Record<Scaled, Instances>;
   const neighbours: Record<Scaled, Record<string, string>> = {
     order: {
-      ...{ INVENTORY_AT: tcp(places.inventory.messages), PAYMENT_AT: tcp(places.payment.messages) },
+      ...{ INVENTORY_AT: addressOf(places.inventory.messages), PAYMENT_AT: addressOf(places.payment.messages) },
       // Short enough for a test to wait until stock that no order claimed is released.
       ...{ ORDER_HOLD_MS: '20000', ORDER_SWEEP_MS: '500' },
     },
-    inventory: { CACHE_AT: tcp(places.cache.messages) },
+    inventory: { CACHE_AT: addressOf(places.cache.messages) },
     payment: {},
     cache: { CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: '5000' },
   };
   const gatewayTo = Object.fromEntries(
     scaled.map((module) => [`${module.toUpperCase()}_URL`, urls(places[module].rest)]),
   );
-  const own = { DATABASE_URL: database.url, ORDER_AT: tcp(places.order.messages) };
+  const own = { DATABASE_URL: database.url, ORDER_AT: addressOf(places.order.messages) };
   const plan: Plan = {
     services: [
       ...gateways.map((port, at) => ({
@@ -65,20 +74,20 @@ export const startScaled = async (home?: string): Promise<Shape> => {
           environment: {
             ...(module !== 'cache' && { DATABASE_URL: database.url }),
             ...neighbours[module],
-            [`${module.toUpperCase()}_LISTEN`]: tcp([places[module].messages[at]!]),
+            [`${module.toUpperCase()}_LISTEN`]: addressOf([places[module].messages[at]!]),
           },
         })),
       ),
       ...followers.flatMap((module) =>
         following[module].map((port, at) => ({
           ...{ app: module, name: `${module}-${at + 1}`, port, isLater: at > 0, ...(at === 0 && older) },
-          environment: { ...own, ...(module === 'sales' && { INVENTORY_AT: tcp(places.inventory.messages) }) },
+          environment: { ...own, ...(module === 'sales' && { INVENTORY_AT: addressOf(places.inventory.messages) }) },
         })),
       ),
     ],
     databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {
-      await redis.stop();
+      await Promise.all([redis.stop(), nats?.stop()]);
       await database.stop();
     },
   };
@@ -87,7 +96,8 @@ export const startScaled = async (home?: string): Promise<Shape> => {
 
 /**
  * Two slots for the single process behind a gateway, and one for inventory: `shop-1` has every module; `shop-2` has all
- * but inventory, which it reaches at `inventory`. At first, only `shop-1` and the gateway run.
+ * but inventory, which it reaches at `inventory`; `shop-back` takes the place of `shop-1`, with the database of
+ * `inventory`. At first, only `shop-1` and the gateway run.
  *
  * @param inventoryUrl the database of `inventory`, if it is not that of the others
  */
@@ -118,6 +128,10 @@ export const startExtractable = async (inventoryUrl?: (own: string) => string): 
           CACHE_LISTEN: tcp([cacheTwo!]),
           ...{ INVENTORY_AT: tcp([messages!]), INVENTORY_URL: urls([rest!]) },
         },
+      },
+      {
+        ...{ app: 'monolith', name: 'shop-back', port: one!, isLater: true },
+        environment: { ...own, CACHE_LISTEN: tcp([cacheOne!]), INVENTORY_DATABASE_URL: inventoryAt },
       },
       {
         ...{ app: 'inventory', port: rest!, isLater: true },

@@ -10,7 +10,7 @@ import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process
 
 export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis' | 'split-nats';
 
-interface RunningService {
+export interface RunningService {
   name: string;
   url: string;
   readonly pid: number;

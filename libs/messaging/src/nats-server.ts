@@ -25,6 +25,9 @@ import { SelfEjection } from './self-ejection.js';
 import type { Signing } from './signing.js';
 import { toWireError } from './wire.js';
 
+/** After this long without an end of the request that probes, another one is taken: it may take as long as its deadline. */
+const probeMs = 1_000;
+
 /** The membership of one module in its queue group, which it leaves while its requests fail. */
 class Membership {
   private readonly ejection: SelfEjection;
@@ -50,7 +53,10 @@ class Membership {
     this.ejection.answered(error);
   }
 
-  /** To be called at the end of each request, which may have said nothing: the subscription for one request is over then. */
+  /**
+   * To be called at the end of each request, which may have said nothing, or when it takes too long: the subscription for
+   * one request is over then.
+   */
   ended(): void {
     if (this.ejection.state === 'probing') this.follow();
   }
@@ -150,8 +156,10 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
           const joined = connection.subscribe(requestSubject(`${module}.*`), {
             queue: group,
             ...heard((message) => {
-              if (isForOne && !joined.isDraining()) joined.drain().catch(() => undefined);
               this.take(message);
+              if (!isForOne || joined.isDraining()) return;
+              joined.drain().catch(() => undefined);
+              void setTimeout(probeMs, undefined, { ref: false }).then(() => membership.ended());
             }),
           });
           return joined;

@@ -205,12 +205,9 @@ export class RedisReader {
     this.ejection.close();
     this.wake?.();
     try {
-      const { accepting, failing } = this.keys;
-      // No transaction, because that would wait for a Redis that is away.
-      await Promise.all([failing, accepting].map((key) => this.commands.zRem(key, this.consumer)));
-      const others = await this.commands.zCard(accepting);
+      await this.showLife();
       await this.stopReading();
-      if (others === 0) await this.readTheRest();
+      if (this.isAlone) await this.readTheRest();
     } catch (error) {
       this.logger.warn(`Redis was unreachable during shutdown (${(error as Error).message})`);
     }

@@ -444,6 +444,8 @@ class Trial {
       const isOwn = error instanceof CleaveError && (code !== 'out-of-stock' || detail === `refused ${id}`);
       call.outcome = isOwn ? code : String(error);
     }
+    // While the machine is busy, the reply may be read before the timer that cancels the call has run.
+    if (kind === 'cancelled' && !signal.aborted) call.kind = 'slow';
     call.tookMs = performance.now() - startedAt;
     this.open.delete(call);
     if (getEventListeners(signal, 'abort').length > 0) this.violations.push(`${id} leaves a listener at its signal`);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { getEventListeners } from 'node:events';
 import { ServiceSecrets } from '#security';
-import { contractClient } from '../src/client.js';
+import { contractClient, type Route } from '../src/client.js';
 import { InProcessHub, InProcessRoute, InProcessServer } from '../src/in-process.js';
 import { Signing } from '../src/signing.js';
 import { operationOf } from '../src/wire.js';
@@ -59,6 +59,24 @@ describe('a call in the same process', () => {
       });
     expect(getEventListeners(signal, 'abort')).toEqual([]);
     expect(timers() - before).toBeLessThan(calls);
+  });
+
+  it('says each time it is sent how much time is left', async () => {
+    const left: number[] = [];
+    const route: Pick<Route, 'ask'> = {
+      ask: ({ message }, ended) => {
+        left.push(message().meta.remainingMs);
+        setTimeout(() => {
+          left.push(message().meta.remainingMs);
+          ended(new Error('it was lost'));
+        }, 50);
+        return () => undefined;
+      },
+    };
+    await expect(contractClient(probeContract, route).call('ping', undefined)).rejects.toMatchObject({
+      code: 'unavailable',
+    });
+    expect(left[0]! - left[1]!).toBeGreaterThanOrEqual(45);
   });
 
   it('that waited for the start of the application fails if it cannot be signed', async () => {

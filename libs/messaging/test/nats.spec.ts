@@ -305,6 +305,26 @@ describeWithNats('requests over NATS', () => {
       });
     });
 
+    it('are taken again by an instance that has failed, even if the first one since then never ends', async () => {
+      const { journal } = await start();
+      journal.onArrival = () => {
+        throw new Error('it has lost its database');
+      };
+      for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      journal.onArrival = () => undefined;
+      let isHeld = false;
+      void journal.arrived('held').then(() => (isHeld = true));
+      await eventually(async () => {
+        hands.publish(requestSubject('probe.wait'), encodeFrame({ meta }, '{"id":"held"}'), { reply: 'nobody' });
+        await hands.flush();
+        expect(isHeld).toBe(true);
+      });
+      await eventually(async () => {
+        expect(await ask('once', encodeFrame({ meta }, '{"id":"z"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
+      });
+      journal.letGo('held');
+    });
+
     it('are not carried out if the content they offer is gone', async () => {
       const { journal } = await start();
       const offer = { at: 'nowhere', bytes: 1_000_000, withinMs: 10_000 };

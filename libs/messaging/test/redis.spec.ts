@@ -221,12 +221,14 @@ describeWithRedis('requests over Redis', () => {
   });
 
   it.each([
-    ['small', 1],
-    ['large', 10_000],
+    ['small', 1, false],
+    ['large', 10_000, false],
+    ['small, and another instance was killed three seconds ago', 1, true],
   ])(
     'are all answered or refused when the last instance shuts down, and only answered ones are carried out: %s',
-    async (_, length) => {
+    async (_, length, isOtherKilled) => {
       const instance = await start();
+      if (isOtherKilled) await pretendInstance('killed', 2_000);
       await client.call('ping', undefined);
       const ids = Array.from({ length: 600 }, (_, id) => `${id}`.padStart(length, '0'));
       const calls = Promise.all(ids.map((id) => codeOf(client.call('once', { id }))));

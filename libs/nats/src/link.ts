@@ -91,6 +91,10 @@ export class NatsLink {
     return connection;
   }
 
+  /**
+   * While it reconnects to a server that accepts the connection and then says nothing, the client (3.4) leaves the socket of
+   * that attempt open. Nothing tells it from other sockets here, and a process that stops exits nevertheless.
+   */
   async close(): Promise<void> {
     this.isClosed = true;
     this.isReached = false;

@@ -90,6 +90,16 @@ describe('MessagingStock', () => {
     expect(refusal).toMatchObject({ code: 'unavailable', detail: 'It serves others.', extensions: {} });
   });
 
+  it('settles nothing in an inventory of another order database, because the events would count as delivered', async () => {
+    const serves = randomUUID();
+    const { stock, asked } = stockOf(() =>
+      Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })),
+    );
+    const effect = { reservation_id: randomUUID(), version: 1, kind: 'confirm' } as const;
+    await expect(stock.settle('t', [effect])).rejects.toThrow('It serves others.');
+    expect(asked).toEqual(['join']);
+  });
+
   it('rejects a reply with fewer decisions than reservations', async () => {
     const { stock } = stockOf(() => Promise.resolve({}));
     const asked = { reservation_id: randomUUID(), order_id: randomUUID(), lines: [{ product_id: 'p', quantity: 1 }] };

@@ -66,6 +66,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   async settle(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettler['settle']> {
+    await this.join();
     const { impossible } = await this.inventory.call('settle', { effects: [...effects] }, { metadata: { tenant } });
     return impossible;
   }
