@@ -55,6 +55,7 @@ export class LoadShedder {
 
   refuse(request: IncomingMessage, response: ServerResponse, limiter: Limiter, path: string): void {
     limiter.refuses();
+    dropBody(request);
     const requestId = requestIdOf(request.headers['x-request-id']);
     const retryAfter = retryAfterOf(limiter.retryAfterMs());
     response.writeHead(503, [...this.headers, 'x-request-id', requestId, 'retry-after', retryAfter]);
@@ -67,3 +68,13 @@ export class LoadShedder {
     return false;
   }
 }
+
+/**
+ * Has the parser drop the body of a request. Node would pass it through a stream that nobody reads, which takes a sixth of
+ * a refusal. It does this itself for requests without a body (`optimizeEmptyRequests`), but offers no other way to ask for
+ * it; a version of Node without this method only takes longer. Not for chunked bodies: the parser would add their trailers
+ * to the headers of the next request.
+ */
+const dropBody = (request: IncomingMessage & { _dumpAndCloseReadable?: () => void }): void => {
+  if (request.headers['transfer-encoding'] === undefined) request._dumpAndCloseReadable?.();
+};
