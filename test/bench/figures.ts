@@ -28,7 +28,11 @@ export interface Run extends Measured {
   backlogAtEnd: number;
   drainMs: number;
   /** Open loop only: how late the driver was in sending; included in the latency. */
+  sentLateP50Ms: number;
   sentLateP99Ms: number;
+  /** Open loop only: the latency without it. */
+  sinceSentP50Ms: number;
+  sinceSentP99Ms: number;
   /** CPU time of the broker for each call. */
   brokerMs: number;
   /** How many calls each of several instances answered. */
@@ -44,7 +48,10 @@ export const runOf = (measured: Measured & Partial<Run>): Run => ({
   backlogMost: Number.NaN,
   backlogAtEnd: Number.NaN,
   drainMs: Number.NaN,
+  sentLateP50Ms: Number.NaN,
   sentLateP99Ms: Number.NaN,
+  sinceSentP50Ms: Number.NaN,
+  sinceSentP99Ms: Number.NaN,
   brokerMs: Number.NaN,
   answeredBy: {},
   sinceFirstTryP99Ms: Number.NaN,

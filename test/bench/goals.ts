@@ -9,7 +9,7 @@ import { cacheHttpCallers, cacheHttpNames, keysInBatch } from './suites/cache-ht
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { guardedNames, guardedPlacing } from './suites/guarded.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
-import { overloadNames, peakOf } from './suites/overload.js';
+import { keptWithRefusalsOf, leastOfPeak, overloadNames, peakOf } from './suites/overload.js';
 import { lagOf, rebuildName } from './suites/log.js';
 import { splitNames, splitPlacing } from './suites/split.js';
 import { twoPhaseName } from './suites/transactions.js';
@@ -176,6 +176,10 @@ const p99OverPeak =
   (report: Report): number =>
     report.median('p99Ms', 'ours', workload) / peakOf(report).p99Ms;
 
+/** At four times the peak; for other contestants, what a process would keep whose refusals cost as much as their answers. */
+const keptOfPeak = (report: Report, who = 'ours'): number =>
+  who === 'ours' ? overPeak(overloadNames.open)(report) : keptWithRefusalsOf(report, who);
+
 /** The goals that this benchmark checks. */
 export const goals: Goal[] = [
   {
@@ -212,8 +216,9 @@ export const goals: Goal[] = [
   { name: 'p99 over p50, open loop at half of the peak', value: p99OverP50('ours', openName), most: 3, unit: '×' },
   {
     name: 'placed at four times the peak rate, over the peak',
-    value: overPeak(overloadNames.open),
-    least: 0.8,
+    value: keptOfPeak,
+    least: leastOfPeak,
+    bound: 'socket',
     unit: '×',
   },
   {

@@ -4,7 +4,7 @@ const targetMs = 250;
  * How many turns of the event loop a request may take: the loop's delay in each is added to the target, as it is no
  * queueing.
  */
-const turns = 8;
+const turns = 2;
 /** As long as admitted requests may take, so that a window has seen the limit that it judges. */
 const windowMs = 250;
 /** A window with fewer finished requests is inconclusive, and is extended. */

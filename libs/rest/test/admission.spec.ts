@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { Agent, request, type IncomingMessage } from 'node:http';
+import { Agent, IncomingMessage, request } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Module } from '@nestjs/common';
@@ -139,6 +139,37 @@ describe('a refusal before the framework', () => {
     expect(await early.json()).toEqual(await late.json());
     const other = await post('/things', '{}');
     expect(other.headers.get('x-request-id')).toMatch(/^[\da-f-]{36}$/);
+  });
+
+  it('discards a body that follows it, and what looks like a request or a header in there', async () => {
+    fill(writes);
+    const next = `GET /things/box HTTP/1.1\r\nHost: localhost\r\n${'A: b\r\n'.repeat(40)}Connection: close\r\n\r\n`;
+    const body = 'GET /things/other HTTP/1.1\r\nHost: localhost\r\n\r\n';
+    const head = 'POST /things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n';
+    const chunked = `${body.length.toString(16)}\r\n${body}\r\n0\r\n`;
+    for (const [field, rest] of [
+      [`Content-Length: ${body.length}`, body],
+      ['Transfer-Encoding: chunked', `${chunked}X-Request-Id: of-a-trailer\r\n\r\n`],
+    ]) {
+      const socket = connect(running.port, '127.0.0.1').setEncoding('utf8');
+      let answers = '';
+      socket.on('data', (text: string) => void (answers += text));
+      socket.write(`${head}${field}\r\n\r\n`);
+      // The refusal does not wait for the body.
+      await until(() => answers.includes('\r\n\r\n'));
+      for (const part of [rest!.slice(0, 7), rest!.slice(7) + next]) {
+        socket.write(part);
+        // An answer on another connection shows that this part has been read.
+        await fetch(`${running.url}/things/box`);
+      }
+      await once(socket, 'close');
+      expect(answers.match(/HTTP\/1\.1 \d+/g)).toEqual(['HTTP/1.1 503', 'HTTP/1.1 200']);
+      expect(answers).not.toContain('of-a-trailer');
+    }
+  });
+
+  it('makes use of a method of Node that saves the stream of its body', () => {
+    expect(IncomingMessage.prototype).toHaveProperty('_dumpAndCloseReadable');
   });
 
   it('is left to the framework for requests with an Origin, which get CORS headers', async () => {

@@ -48,6 +48,8 @@ export interface LoadResult extends Latency {
   orderIds: string[];
   /** Open loop only: how late the driver was in sending; included in the latency. */
   lateness?: Latency;
+  /** Open loop only: the latency of the acknowledged requests from when they were sent, without the driver's lateness. */
+  sinceSent?: Latency;
   /** With `honoursRetryAfter` only: the time from the first try on, including all waits. */
   sinceFirstTry?: Latency;
 }

@@ -21,6 +21,7 @@ export const openLoop = async (templates: Templates, load: OpenLoad): Promise<Lo
   const last = templates.count - 1;
   const tally = new Tally(templates.count, load.keepIdEvery ?? 0);
   const lateness = new Samples();
+  const sinceSent = new Samples();
   const allAnswered = Promise.withResolvers<void>();
   const pauseMs = (): number => (-Math.log(1 - random.next()) * 1_000) / load.perSecond;
   const startedAt = performance.now();
@@ -42,7 +43,7 @@ export const openLoop = async (templates: Templates, load: OpenLoad): Promise<Lo
       lateness.add(now - intendedAt);
       caller.send(templates.request(index), (status, answer) => {
         underWay -= 1;
-        tally.count(index, status, answer, intendedAt);
+        if (tally.count(index, status, answer, intendedAt)) sinceSent.add(performance.now() - now);
         free.push(caller);
         if (dueAt <= performance.now()) sendWhatIsDue();
         if (isOver() && underWay === 0) allAnswered.resolve();
@@ -61,5 +62,5 @@ export const openLoop = async (templates: Templates, load: OpenLoad): Promise<Lo
   clearTimeout(late);
   const result = tally.result();
   for (const caller of all) caller.close();
-  return { ...result, lateness: latencyOf(lateness.taken()) };
+  return { ...result, lateness: latencyOf(lateness.taken()), sinceSent: latencyOf(sinceSent.taken()) };
 };

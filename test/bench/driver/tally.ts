@@ -29,11 +29,15 @@ export class Tally {
     this.acknowledgedOf = new Uint32Array(requests);
   }
 
-  /** @param sinceMs when the request was sent, or should have been */
-  count(request: number, status: number | string, answer: Buffer, sinceMs: number): void {
+  /**
+   * @param sinceMs when the request was sent, or should have been
+   * @returns whether it was acknowledged
+   */
+  count(request: number, status: number | string, answer: Buffer, sinceMs: number): boolean {
     if (status !== 201 && status !== 200) {
       const isDismissed = status === 503 && retryAfterIn(answer) === undefined;
-      return this.fail(isDismissed ? '503 without Retry-After' : status);
+      this.fail(isDismissed ? '503 without Retry-After' : status);
+      return false;
     }
     this.latencies.add(performance.now() - sinceMs);
     this.acknowledged += 1;
@@ -42,6 +46,7 @@ export class Tally {
       const id = orderIdIn(answer);
       if (id !== undefined) this.orderIds.push(id);
     }
+    return true;
   }
 
   fail(reason: number | string, times = 1): void {

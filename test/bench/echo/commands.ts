@@ -1,5 +1,5 @@
-/** HTTP servers with one route, if they have routes, and nothing in front of it. */
-export const echoNames = { node: 'echo', fastify: 'fastify', nest: 'nest' } as const;
+/** HTTP servers with one route, if they have routes, and nothing in front of it; `socket` does not even parse HTTP. */
+export const echoNames = { node: 'echo', fastify: 'fastify', nest: 'nest', socket: 'socket' } as const;
 export type EchoServer = keyof typeof echoNames;
 
 export type EchoCommands = {
