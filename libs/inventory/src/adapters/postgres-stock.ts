@@ -64,6 +64,9 @@ export class PostgresStock
     StockAdjustments,
     StockLevels
 {
+  /** Whether to try to hold the next batch at once: only after one that was held as a whole, because a try that fails costs. */
+  private holdsAtOnce = true;
+
   constructor(@InjectSql('inventory') private readonly sql: Sql) {}
 
   keepFirst(ordersId: string): Promise<string> {
@@ -113,7 +116,7 @@ export class PostgresStock
       names: (string | null)[];
       prices: number[];
       currencies: string[];
-    }>(reserve, [
+    }>(this.holdsAtOnce ? hold : reserve, [
       tenant,
       arrayOf.uuid(batch.reservationIds),
       arrayOf.uuid(batch.orderIds),
@@ -129,12 +132,16 @@ export class PostgresStock
       arrayOf.bigint(batch.atLeast),
       arrayOf.bigint(batch.atMost),
     ]);
-    if (!row) throw new Error('inventory.hold returned no row');
+    if (!row) throw new Error('inventory.reserve returned no row');
     const { outcomes, details, orders } = row;
+    this.holdsAtOnce =
+      !outcomes || outcomes.every((outcome, index) => outcome === 'held' && orders[index] === batch.orderIds[index]);
     return {
-      decisions: outcomes
-        ? outcomes.map((outcome, index) => decisionOf(outcome, details[index], orders[index]!))
-        : batch.orderIds.map((orderId) => decisionOf('held', null, orderId)),
+      decisions: batch.orderIds.map((orderId, index) =>
+        outcomes
+          ? decisionOf(outcomes[index]!, details[index], orders[index]!)
+          : { outcome: 'held', order_id: orderId },
+      ),
       products: batch.productIds.flatMap((product_id, index) => {
         const name = row.names[index];
         if (name === null || name === undefined) return [];
@@ -235,10 +242,9 @@ const inDoubt = {
     FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1) ORDER BY prepared LIMIT 1000`,
 };
 
-const reserve = {
-  name: 'inventory-reserve',
-  text: 'SELECT * FROM inventory.hold($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)',
-};
+const reserving = '($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)';
+const reserve = { name: 'inventory-reserve', text: `SELECT * FROM inventory.reserve${reserving}` };
+const hold = { name: 'inventory-reserve at-once', text: `SELECT * FROM inventory.hold${reserving}` };
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
 /**
