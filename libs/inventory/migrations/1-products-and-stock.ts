@@ -89,7 +89,19 @@ export class ProductsAndStock1764000000002 implements MigrationInterface {
  * A plan is made once, on tables that are still empty, and has to serve batches of every size. So arrays are joined by hash
  * instead of nested loops, and rows are fetched by `key = ANY (array)`, which only an index can answer.
  */
-const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
+export const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
+
+/** What `reserve` takes and returns. */
+export const reserveParameters = `p_tenant text,
+    p_reservations uuid[], p_orders uuid[], p_held jsonb[], p_hold_ms bigint,
+    p_products text[], p_wanted bigint[],
+    p_line_reservation int[], p_line_product int[], p_line_quantity bigint[],
+    -- Units of the line at the catalogue price, and the sum of the others, whose prices the caller sets.
+    p_line_catalogue_quantity bigint[], p_own_priced_minor bigint[],
+    -- The allowed range of the sum of a reservation's lines; null elements mean no limit.
+    p_at_least bigint[], p_at_most bigint[],
+    OUT outcomes text[], OUT details jsonb[], OUT orders uuid[],
+    OUT names text[], OUT prices bigint[], OUT currencies text[]`;
 
 /**
  * Decides a batch of reservations, each all-or-nothing, in the given order.
@@ -108,16 +120,7 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
  */
 export const reserve = `
   CREATE OR REPLACE FUNCTION inventory.reserve(
-    p_tenant text,
-    p_reservations uuid[], p_orders uuid[], p_held jsonb[], p_hold_ms bigint,
-    p_products text[], p_wanted bigint[],
-    p_line_reservation int[], p_line_product int[], p_line_quantity bigint[],
-    -- Units of the line at the catalogue price, and the sum of the others, whose prices the caller sets.
-    p_line_catalogue_quantity bigint[], p_own_priced_minor bigint[],
-    -- The allowed range of the sum of a reservation's lines; null elements mean no limit.
-    p_at_least bigint[], p_at_most bigint[],
-    OUT outcomes text[], OUT details jsonb[], OUT orders uuid[],
-    OUT names text[], OUT prices bigint[], OUT currencies text[]
+    ${reserveParameters}
   ) LANGUAGE plpgsql ${planning} AS $$
   DECLARE
     reservation_count int := cardinality(p_reservations);

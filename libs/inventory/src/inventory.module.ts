@@ -11,6 +11,7 @@ import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stoc
 import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
 import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
+import { HeldAtOnce1764000000052 } from '../migrations/5-held-at-once.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
 import { PostgresProducts } from './adapters/postgres-products.js';
 import { PostgresStock } from './adapters/postgres-stock.js';
@@ -52,6 +53,7 @@ export const inventoryDatabase = (url: string): Database => ({
     ProductChanges1764000000003,
     DecidedAnew1764000000045,
     RefusedWhileHeld1764000000051,
+    HeldAtOnce1764000000052,
   ],
 });
 

@@ -164,6 +164,13 @@ const reserving: Asking = (at, tenant, ids) =>
     tenant,
     ids.map((reservation_id) => reservation({ a: 1 }, { reservation_id })),
   );
+/** The next batch is tried at once after one that was held as a whole, and otherwise decided one by one. */
+const reservingAfter =
+  (units: number): Asking =>
+  async (at, tenant, ids) => {
+    await decide(at, tenant, [reservation({ a: units })]);
+    await reserving(at, tenant, ids);
+  };
 const settling =
   (kind: 'confirm' | 'release', version: number): Asking =>
   (at, tenant, ids) =>
@@ -173,7 +180,8 @@ const settling =
     );
 
 it.each<[string, boolean, Asking, Asking]>([
-  ['two reserve', false, reserving, reserving],
+  ['two reserve', false, reservingAfter(1_000), reservingAfter(1_000)],
+  ['two reserve at once', false, reservingAfter(1), reservingAfter(1)],
   ['one reserves what the other releases', false, reserving, settling('release', 1)],
   ['two release what nobody has reserved', false, settling('release', 1), settling('release', 1)],
   ['two release', true, settling('release', 2), settling('release', 2)],

@@ -9,6 +9,7 @@ import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stoc
 import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
 import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
+import { HeldAtOnce1764000000052 } from '../migrations/5-held-at-once.js';
 import { PostgresProducts } from '../src/adapters/postgres-products.js';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
@@ -69,6 +70,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
           ProductChanges1764000000003,
           DecidedAnew1764000000045,
           RefusedWhileHeld1764000000051,
+          HeldAtOnce1764000000052,
         ],
       }),
       TypeOrmModule.forFeature([ProductEntity], 'inventory'),

@@ -131,6 +131,41 @@ describe('a decision', () => {
     expect(await stockOf('ranged')).toMatchObject({ reserved: 5 });
   });
 
+  it('of a batch that is tried at once differs for its orders if it has to, and leaves nothing of the try', async () => {
+    await stocked(inventory, tenant, { 'once-a': 10, 'once-b': 1, 'once-eur': 10 });
+    await price('once-eur', 100, 'EUR');
+    // Only after a batch that was held as a whole is the next one tried at once.
+    const whole = async () => {
+      const [a, eur] = [reservation({ 'once-a': 1 }), reservation({ 'once-eur': 1 })];
+      expect(await decide(inventory, tenant, [a, eur])).toEqual([
+        { outcome: 'held', order_id: a.order_id },
+        { outcome: 'held', order_id: eur.order_id },
+      ]);
+      return a;
+    };
+    await whole();
+    const earlier = await whole();
+    const repeat = reservation({ 'once-a': 1 }, { reservation_id: earlier.reservation_id });
+    expect(await decide(inventory, tenant, [repeat, reservation({ 'once-a': 1 })])).toMatchObject([
+      { outcome: 'held', order_id: earlier.order_id },
+      { outcome: 'held' },
+    ]);
+    for (const [units, outcome] of [
+      [{ 'once-a': 1, 'once-b': 2 }, 'out-of-stock'],
+      [{ 'once-a': 1, 'never-heard-of': 1 }, 'unknown-product'],
+      [{ 'once-a': 1, 'once-eur': 1 }, 'currency-mismatch'],
+    ] as const) {
+      await whole();
+      expect(await outcomes(inventory, tenant, [reservation(units), reservation({ 'once-eur': 1 })])).toEqual([
+        ...[outcome, 'held'],
+      ]);
+    }
+    expect(await stockOf('once-a')).toMatchObject({ reserved: 6 });
+    expect(await stockOf('once-b')).toMatchObject({ reserved: 0 });
+    expect(await stockOf('once-eur')).toMatchObject({ reserved: 8 });
+    expect(await brokenInvariants(inventory, tenant)).toEqual([]);
+  });
+
   it('computes totals up to 2^53 exactly, and reports larger ones as null', async () => {
     await stocked(inventory, tenant, { dear: 1_000_000_000 });
     await price('dear', 100_000_000_000);
@@ -302,6 +337,9 @@ it('the largest batch is decided with a query plan made for small ones on empty 
       );
     const held = orders.map((it) => ({ ...it, reservation_id: randomUUID() }));
     expect(new Set(await outcomes(instance, tenant, held))).toEqual(new Set(['held']));
+    // Tried at once, because the batch before was held as a whole.
+    const atOnce = orders.map((it) => ({ ...it, reservation_id: randomUUID() }));
+    expect(new Set(await outcomes(instance, tenant, atOnce))).toEqual(new Set(['held']));
     const kinds = ['fulfil', 'release'] as const;
     const effects = held.map((it, index) => ({
       ...effect(it.reservation_id, 2, kinds[index % 2]!),

@@ -600,32 +600,42 @@ describe('PostgresOrders', () => {
       idempotencyKey: key,
       fingerprint: fingerprintOf(canonicalPlacement(command)),
       reservationId: randomUUID(),
+      isRepeat: false,
     };
   };
 
-  it('records one of the orders of a batch that share a key or an id, with its history and event', async () => {
-    const orderId = newOrderId(Date.now());
-    const [first, sameKey, otherKey, sameId, unkeyed] = [
-      recordOf('k'),
-      recordOf('k', 2),
-      recordOf('l', 1, orderId),
-      recordOf(null, 1, orderId),
-      recordOf(null),
-    ];
-    const recorded = await one.orders.record(tenant, [first, sameKey, otherKey, sameId, unkeyed]);
-    expect(recorded.size).toBe(3);
-    expect(recorded.has(unkeyed.order.order_id)).toBe(true);
-    expect(await one.orders.record(tenant, [recordOf('k'), recordOf(null, 1, orderId)])).toEqual(new Set());
-    for (const id of recorded) {
-      expect((await one.orders.find(tenant, id))!.version).toBe(1);
-      expect(await one.orders.history(tenant, id)).toMatchObject([{ version: 1, type: 'placed', status: 'confirmed' }]);
-    }
-    const [rows] = await one.sql.query<{ count: number }>(
-      { name: 'test-events', text: 'SELECT count(*) AS count FROM orders.events WHERE tenant_id = $1' },
-      [tenant],
-    );
-    expect(rows!.count).toBe(3);
-  });
+  it.each([
+    ['taken for new', false],
+    ['known to be a repeat', true],
+  ])(
+    'records one of the orders of a batch, %s, that share a key or an id, with its history and event',
+    async (_, isRepeat) => {
+      const orderId = newOrderId(Date.now());
+      const [first, sameKey, otherKey, sameId, unkeyed] = [
+        recordOf('k'),
+        recordOf('k', 2),
+        recordOf('l', 1, orderId),
+        recordOf(null, 1, orderId),
+        recordOf(null),
+      ];
+      const recorded = await one.orders.record(tenant, [{ ...first, isRepeat }, sameKey, otherKey, sameId, unkeyed]);
+      expect(recorded.size).toBe(3);
+      expect(recorded.has(unkeyed.order.order_id)).toBe(true);
+      const [again, idAgain] = [recordOf('k'), recordOf(null, 1, orderId)];
+      expect(await one.orders.record(tenant, [{ ...again, isRepeat }, idAgain])).toEqual(new Set());
+      for (const id of recorded) {
+        expect((await one.orders.find(tenant, id))!.version).toBe(1);
+        expect(await one.orders.history(tenant, id)).toMatchObject([
+          { version: 1, type: 'placed', status: 'confirmed' },
+        ]);
+      }
+      const [rows] = await one.sql.query<{ count: number }>(
+        { name: 'test-events', text: 'SELECT count(*) AS count FROM orders.events WHERE tenant_id = $1' },
+        [tenant],
+      );
+      expect(rows!.count).toBe(3);
+    },
+  );
 
   it('does not deadlock when two instances record the same keys in opposite order', async () => {
     for (let round = 0; round < 6; round += 1) {

@@ -294,7 +294,7 @@ describe('a tombstone and an order that race for one id', () => {
     const products = new Map([['mug', { product_id: 'mug', name: 'Mug', unit_price_minor: 100, currency: 'GBP' }]]);
     return {
       order: placedOrder(command, products, orderId, new Date()),
-      ...{ account: 'acc', idempotencyKey: key, reservationId: randomUUID() },
+      ...{ account: 'acc', idempotencyKey: key, reservationId: randomUUID(), isRepeat: false },
       fingerprint: fingerprintOf(canonicalPlacement(command)),
     };
   };
@@ -563,7 +563,7 @@ describe('a tombstone', () => {
     const products = new Map([['mug', { product_id: 'mug', name: 'Mug', unit_price_minor: 100, currency: 'GBP' }]]);
     const late: OrderRecord = {
       order: placedOrder(command, products, id, new Date()),
-      ...{ account: 'acc', idempotencyKey: 'k', reservationId: hold.reservation_id },
+      ...{ account: 'acc', idempotencyKey: 'k', reservationId: hold.reservation_id, isRepeat: false },
       fingerprint: fingerprintOf(canonicalPlacement(command)),
     };
     expect(await one.orders.record(tenant, [late])).toEqual(new Set());

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, limits, type Decision, type OverdueHold, type Stock, type StockEffect } from '#contracts';
-import { InjectSql, Sql, firstSetting, type Queries } from '#database';
+import { arrayOf, InjectSql, Sql, firstSetting, type Queries } from '#database';
 import type { ReservationBatch } from '../domain/reservation-batch.js';
 import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
@@ -64,6 +64,9 @@ export class PostgresStock
     StockAdjustments,
     StockLevels
 {
+  /** Whether to try to hold the next batch at once: only after one that was held as a whole, because a try that fails costs. */
+  private holdsAtOnce = true;
+
   constructor(@InjectSql('inventory') private readonly sql: Sql) {}
 
   keepFirst(ordersId: string): Promise<string> {
@@ -106,31 +109,39 @@ export class PostgresStock
     holdMs: number,
   ): ReturnType<StockReservations['decide']> {
     const [row] = await sql.query<{
-      outcomes: Decision['outcome'][];
+      /** Null if everything is held, for the orders of the batch. */
+      outcomes: Decision['outcome'][] | null;
       details: unknown[];
       orders: (string | null)[];
       names: (string | null)[];
       prices: number[];
       currencies: string[];
-    }>(reserve, [
+    }>(this.holdsAtOnce ? hold : reserve, [
       tenant,
-      batch.reservationIds,
-      batch.orderIds,
-      batch.held.map((it) => JSON.stringify(it)),
+      arrayOf.uuid(batch.reservationIds),
+      arrayOf.uuid(batch.orderIds),
+      arrayOf.jsonb(batch.held.map((it) => JSON.stringify(it))),
       holdMs,
-      batch.productIds,
-      batch.wanted,
-      batch.lines.map((it) => it.reservation),
-      batch.lines.map((it) => it.product),
-      batch.lines.map((it) => it.quantity),
-      batch.lines.map((it) => it.catalogueQuantity),
-      batch.ownPricedMinor,
-      batch.atLeast,
-      batch.atMost,
+      arrayOf.text(batch.productIds),
+      arrayOf.bigint(batch.wanted),
+      arrayOf.int(batch.lines.map((it) => it.reservation)),
+      arrayOf.int(batch.lines.map((it) => it.product)),
+      arrayOf.bigint(batch.lines.map((it) => it.quantity)),
+      arrayOf.bigint(batch.lines.map((it) => it.catalogueQuantity)),
+      arrayOf.bigint(batch.ownPricedMinor),
+      arrayOf.bigint(batch.atLeast),
+      arrayOf.bigint(batch.atMost),
     ]);
     if (!row) throw new Error('inventory.reserve returned no row');
+    const { outcomes, details, orders } = row;
+    this.holdsAtOnce =
+      !outcomes || outcomes.every((outcome, index) => outcome === 'held' && orders[index] === batch.orderIds[index]);
     return {
-      decisions: row.outcomes.map((outcome, index) => decisionOf(outcome, row.details[index], row.orders[index]!)),
+      decisions: batch.orderIds.map((orderId, index) =>
+        outcomes
+          ? decisionOf(outcomes[index]!, details[index], orders[index]!)
+          : { outcome: 'held', order_id: orderId },
+      ),
       products: batch.productIds.flatMap((product_id, index) => {
         const name = row.names[index];
         if (name === null || name === undefined) return [];
@@ -142,10 +153,10 @@ export class PostgresStock
   async apply(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettlements['apply']> {
     const values = [
       tenant,
-      effects.map((it) => it.reservation_id),
-      effects.map((it) => it.version),
-      effects.map((it) => it.kind),
-      effects.map((it) => JSON.stringify(unitsOf(it.lines))),
+      arrayOf.uuid(effects.map((it) => it.reservation_id)),
+      arrayOf.int(effects.map((it) => it.version)),
+      arrayOf.text(effects.map((it) => it.kind)),
+      arrayOf.jsonb(effects.map((it) => JSON.stringify(unitsOf(it.lines)))),
     ];
     const [row] = await this.sql.readSafely(
       (sql) => sql.query<{ applied: number; impossible: EffectName[] }>(settle, values),
@@ -231,10 +242,9 @@ const inDoubt = {
     FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1) ORDER BY prepared LIMIT 1000`,
 };
 
-const reserve = {
-  name: 'inventory-reserve',
-  text: 'SELECT * FROM inventory.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)',
-};
+const reserving = '($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)';
+const reserve = { name: 'inventory-reserve', text: `SELECT * FROM inventory.reserve${reserving}` };
+const hold = { name: 'inventory-reserve at-once', text: `SELECT * FROM inventory.hold${reserving}` };
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
 /**

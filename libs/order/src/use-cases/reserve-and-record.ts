@@ -52,6 +52,8 @@ export type StoredAnswer = { fingerprint: string } & ({ order: Order } | { refus
 export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey' | 'fingerprint' | 'traceparent'> {
   order: Order;
   reservationId: string;
+  /** Whether an earlier try has reserved its stock, and so may have recorded the order. */
+  isRepeat: boolean;
   /** The saga of its payment; undefined for an order that is paid elsewhere. */
   saga?: (SagaStep & { data: SagaData }) | undefined;
 }
@@ -311,8 +313,9 @@ export class ReserveAndRecord {
       if (decision.outcome === 'held') {
         // The order id of the first try of this reservation, which may be an earlier one.
         const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
-        const record = { ...placement, reservationId, order, saga: this.sagaOf(placement, order) };
-        const isOwn = placement.idempotencyKey === null || order.order_id === it.orderId;
+        const isRepeat = order.order_id !== it.orderId;
+        const record = { ...placement, reservationId, order, isRepeat, saga: this.sagaOf(placement, order) };
+        const isOwn = placement.idempotencyKey === null || !isRepeat;
         held.push({ it: { ...it, orderId: order.order_id }, record, isOwn });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });

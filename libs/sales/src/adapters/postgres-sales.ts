@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { SalesOfDay, SalesView } from '#contracts';
-import { InjectSql, Sql } from '#database';
+import { arrayOf, InjectSql, Sql } from '#database';
 import { Checkpoints, type Checkpoint } from '#events';
 import { consumerOf, type Counted, type Views } from '../use-cases/follow-orders.js';
 import type { SalesFilter, SalesKey, SalesReader } from '../use-cases/read-sales.js';
@@ -25,14 +25,14 @@ export class PostgresSales implements Views, SalesReader, RebuildableViews {
     await this.sql.query(add, [
       ...checkpoint.values,
       ...[view, events, until],
-      deltas.map((it) => it.tenant),
+      arrayOf.text(deltas.map((it) => it.tenant)),
       deltas.map((it) => it.day),
-      deltas.map((it) => it.productId),
-      deltas.map((it) => it.currency),
-      deltas.map((it) => it.orders),
-      deltas.map((it) => it.ordered),
-      deltas.map((it) => it.cancelled),
-      deltas.map((it) => it.returned),
+      arrayOf.text(deltas.map((it) => it.productId)),
+      arrayOf.text(deltas.map((it) => it.currency)),
+      arrayOf.bigint(deltas.map((it) => it.orders)),
+      arrayOf.bigint(deltas.map((it) => it.ordered)),
+      arrayOf.bigint(deltas.map((it) => it.cancelled)),
+      arrayOf.bigint(deltas.map((it) => it.returned)),
       deltas.map((it) => it.orderedMinor),
       deltas.map((it) => it.cancelledMinor),
       deltas.map((it) => it.returnedMinor),
