@@ -53,11 +53,8 @@ class Membership {
     this.ejection.answered(error);
   }
 
-  /**
-   * To be called at the end of each request, which may have said nothing, or when it takes too long: the subscription for
-   * one request is over then.
-   */
-  ended(): void {
+  /** To be called when a probe has ended, which may have said nothing, or takes too long: another request is taken then. */
+  probed(): void {
     if (this.ejection.state === 'probing') this.follow();
   }
 
@@ -149,17 +146,20 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
         const heard = (hear: (message: Msg) => void) => ({
           callback: (error: Error | null, message: Msg) => (error ? void refused.push(error) : hear(message)),
         });
-        const take = heard((message) => this.take(message));
+        const take = heard((message) => void this.take(message));
         const membership = new Membership(module, this.canServe, (isForOne) => {
           // Not `max: 1`: the NATS client does not repeat that limit when it reconnects, and drops all messages after the
           // first one, which nobody else gets. What arrives until the group is left is answered here.
           const joined = connection.subscribe(requestSubject(`${module}.*`), {
             queue: group,
             ...heard((message) => {
-              this.take(message);
+              const taken = this.take(message);
               if (!isForOne || joined.isDraining()) return;
               joined.drain().catch(() => undefined);
-              void setTimeout(probeMs, undefined, { ref: false }).then(() => membership.ended());
+              // Once for each: a probe that takes long and then says nothing would be followed by two.
+              void Promise.race([taken, setTimeout(probeMs, undefined, { ref: false })]).then(() =>
+                membership.probed(),
+              );
             }),
           });
           return joined;
@@ -200,17 +200,14 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     }
   }
 
-  private take(message: Msg): void {
+  /** Resolves once the request has ended. */
+  private async take(message: Msg): Promise<void> {
     const { reply } = message;
+    if (!reply) return;
     const membership = this.memberships.get(moduleOf(patternOf(message.subject)));
-    if (!reply) return membership?.ended();
     this.carried.add(reply);
-    void this.handling
-      .during(() => this.handle(message, reply, membership))
-      .finally(() => {
-        this.carried.delete(reply);
-        membership?.ended();
-      });
+    await this.handling.during(() => this.handle(message, reply, membership));
+    this.carried.delete(reply);
   }
 
   /** Never rejects. */

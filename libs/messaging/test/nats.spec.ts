@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
 import { eventually, freePort, natsOrSkip, startNats, type NatsServer } from '#testing';
@@ -323,6 +324,28 @@ describeWithNats('requests over NATS', () => {
         expect(await ask('once', encodeFrame({ meta }, '{"id":"z"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
       });
       journal.letGo('held');
+    });
+
+    it('are taken about one a second by an instance that has failed, while those that it takes end too late', async () => {
+      const { journal } = await start();
+      journal.onArrival = () => {
+        throw new Error('it has lost its database');
+      };
+      for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      let taken = 0;
+      journal.onArrival = (id) => {
+        taken += 1;
+        void sleep(1_300).then(() => journal.letGo(id));
+      };
+      const late = { ...meta, remainingMs: 700 };
+      const begun = performance.now();
+      for (let published = 0; taken === 0 || performance.now() - begun < 12_000; published += 1) {
+        const request = encodeFrame({ meta: late }, JSON.stringify({ id: `late ${published}` }));
+        hands.publish(requestSubject('probe.wait'), request, { reply: 'nobody' });
+        await sleep(20);
+      }
+      // Not one a second exactly: what arrives before NATS has heard that one is enough is taken as well.
+      expect(taken).toBeLessThan((4 * (performance.now() - begun)) / 1_000);
     });
 
     it('are not carried out if the content they offer is gone', async () => {
