@@ -16,8 +16,11 @@ const outlastsHangUp = ['--import', `data:text/javascript,process.on('SIGHUP', (
 
 /** Longer than the monolith takes to stop. */
 const patienceMs = 40_000;
-/** If the CLI is told to stop while it compiles, it starts the monolith once more, which has to be told again. */
-const tellAgainMs = 10_000;
+/**
+ * If the CLI is told to stop while it compiles, it starts the monolith once more, which has to be told again. Not while it
+ * may still be finishing requests: a second signal makes it stop at once.
+ */
+const tellAgainMs = 32_000;
 
 const exec = process.platform === 'win32' ? [] : ['--exec', 'exec node'];
 const forCli = process.argv.splice(2);

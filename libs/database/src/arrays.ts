@@ -73,6 +73,7 @@ const writeJsonb = (value: string, at: number): number => {
 const writeInt4 = (value: number, at: number): number => bytes.writeInt32BE(value, bytes.writeInt32BE(4, at));
 
 const writeInt8 = (value: number, at: number): number => {
+  if (!Number.isInteger(value)) throw new TypeError(`${value} is no integer`);
   bytes.writeInt32BE(8, at);
   bytes.writeInt32BE(Math.floor(value / 2 ** 32), at + 4);
   // The lower 32 bits: exact for every integer, and for a negative one as well.

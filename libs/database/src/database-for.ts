@@ -111,7 +111,6 @@ class ModuleDataSource extends DataSource {
     const connect = runner.connect.bind(runner) as () => Promise<pg.PoolClient>;
     const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
     let client: pg.PoolClient | undefined;
-    // TypeORM connects on the first query.
     runner.connect = async () => {
       try {
         client = await connect();
@@ -122,6 +121,8 @@ class ModuleDataSource extends DataSource {
     };
     runner.query = async (...parameters: unknown[]) => {
       try {
+        // Otherwise `query` connects, and a connection that came too late would belong to a runner that was released.
+        if (!runner.isReleased) await runner.connect();
         return (await within(answersWithinMs, query(...parameters))) as never;
       } catch (error) {
         // TypeORM closes a connection that emits an error, and returns every other one to the pool.

@@ -83,4 +83,12 @@ describe('an array parameter', () => {
   ])('of UUIDs is refused with %j', (text) => {
     expect(() => arrayOf.uuid([text])).toThrow('is no UUID');
   });
+
+  it.each([0.5, Number.NaN, Number.POSITIVE_INFINITY])('of integers is refused with %d', (value) => {
+    expect(() => arrayOf.bigint([value])).toThrow('is no integer');
+  });
+
+  it('of times is refused with an invalid one', () => {
+    expect(() => arrayOf.timestamptz([new Date(Number.NaN)])).toThrow('is no integer');
+  });
 });

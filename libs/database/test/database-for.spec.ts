@@ -445,6 +445,31 @@ describe('a silent connection', () => {
   });
 });
 
+describe('a connection that takes longer than a statement may', () => {
+  it('is not lost to the pool, whatever becomes of the query that opens it', async () => {
+    database = await testDatabase();
+    const url = new URL(database.url);
+    const proxy = await RedisProxy.start(Number(url.port));
+    try {
+      url.port = new URL(proxy.url).port;
+      const module = await start({ url: url.href, poolSize: 1, answersWithinMs: 500 });
+      await thingsOf(module).find();
+      proxy.down();
+      proxy.up();
+      await failureOf(sqlOf(module).query(read));
+      proxy.delayMs = 300;
+      await thingsOf(module)
+        .find()
+        .catch(() => undefined);
+      proxy.delayMs = 0;
+      expect(await sqlOf(module).query(read)).toEqual([]);
+      for (const started of modules.splice(0)) await started.close();
+    } finally {
+      await proxy.stop();
+    }
+  });
+});
+
 describe('a Postgres that stops and starts again', () => {
   it('is unavailable meanwhile to Sql and TypeORM, and an instance that starts waits for it', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'cleave-database-'));

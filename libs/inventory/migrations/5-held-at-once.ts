@@ -20,7 +20,7 @@ export class HeldAtOnce1764000000052 implements MigrationInterface {
  * is rolled back with its locks, and `reserve` decides.
  *
  * Locks are taken in the same order as there: whatever the join, the products are updated in the order of their ids, because
- * both of its sides are sorted by them. The stock is compared on the locked row.
+ * both of its sides are sorted by them, and too small to be joined in parts. The stock is compared on the locked row.
  */
 const hold = `
   CREATE OR REPLACE FUNCTION inventory.hold(

@@ -308,6 +308,43 @@ describe('an idempotency key', () => {
     }
   });
 
+  it.each([100, 101])(
+    'is not answered with the refusal of another command if the order of an earlier try cannot be declared void (price %i)',
+    async (priceMinor) => {
+      const expected = requestOf({ mug: 1 }, { expected_total_minor: 100 });
+      const twin = new pg.Client(instances.url);
+      await twin.connect();
+      const [recording, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      const slow = proxied(one.orders, {
+        record: async (of, records) => {
+          await twin.query('BEGIN');
+          await insertOrder(twin, of, records[0]!);
+          await two.orders.keepRefusals(of, [refusalOfAnother(records[0]!)]);
+          recording.resolve();
+          await go.promise;
+          await twin.query('COMMIT');
+          return one.orders.record(of, records);
+        },
+      });
+      // The earlier try holds the lock of the order for too long.
+      const stuck = proxied(two.orders, { declareVoid: () => Promise.reject(outage) });
+      try {
+        one.use(stock, slow);
+        const first = place(expected, 'k', one);
+        await recording.promise;
+        stock.priceMinor = priceMinor;
+        two.use(stock, stuck);
+        await expect(place(expected, 'k', two)).rejects.toMatchObject({ code: 'unavailable' });
+        go.resolve();
+        const { order_id } = orderIn(await first);
+        expect(await place(expected, 'k', two)).toMatchObject({ order: { order_id } });
+      } finally {
+        go.resolve();
+        await twin.end();
+      }
+    },
+  );
+
   it('has the refusal of one of two commands that use it at the same time, both of which are out of stock', async () => {
     const [first, second] = [requestOf({ rare: 4 }), requestOf({ rare: 5 })];
     const slow = proxied(two.orders, {

@@ -30,6 +30,9 @@ import { toldLines, withinLines } from './within-lines.js';
 export class PostgresOrders
   implements PlacedOrders, ChangeableOrders, OrderReader, KeptRefusals, VoidOrders, BranchDecisions
 {
+  /** Whether the last batch met an order or a key that was there: somebody may use the same keys again and again. */
+  private expectsConflicts = false;
+
   constructor(
     @InjectRepository(OrderEntity, 'order') private readonly orders: Repository<OrderEntity>,
     @InjectSql('order') private readonly sql: Sql,
@@ -148,9 +151,14 @@ export class PostgresOrders
     try {
       // An insert of no rows does not wait for the standby, so the standby is checked as for a read.
       if (records.length === 0) return await this.sql.readSafely((sql) => recordIn(sql, any));
-      if (records.some((it) => it.isRepeat)) return await recordIn(this.sql, any);
+      if (this.expectsConflicts || records.some((it) => it.isRepeat)) {
+        const recorded = await recordIn(this.sql, any);
+        this.expectsConflicts = recorded.size < records.length;
+        return recorded;
+      }
       return await recordIn(this.sql, unique).catch((error: unknown) => {
         if (!violates(error, 'orders_pkey') && !violates(error, 'one_order_a_key')) throw error;
+        this.expectsConflicts = true;
         return recordIn(this.sql, any);
       });
     } catch (error) {

@@ -452,7 +452,13 @@ export class ReserveAndRecord {
 
   /** Releases holds whose orders will never be recorded, and answers the others with their orders. */
   private async endHolds(tenant: string, tries: readonly Try[], results: Results): Promise<void> {
-    await this.releaseAll(tenant, await this.declareVoid(tenant, tries, results));
+    try {
+      await this.releaseAll(tenant, await this.declareVoid(tenant, tries, results));
+    } catch (error) {
+      // Their orders may be recorded after all, so an answer that was found before this may be wrong.
+      for (const it of tries) results.delete(it.placement);
+      throw error;
+    }
   }
 
   /** At once, because a release waits for its deadline if inventory does not answer, and the whole batch for the releases. */
