@@ -62,6 +62,10 @@ const slowCommits = 20;
 
 const outage = (call: string): CleaveError => new CleaveError('unavailable', `${call} was cut off by the test`);
 
+/** Constraints that decide a race: whoever inserts second learns from the violation that it has lost. */
+const isDecidedByInserting = (constraint: unknown): boolean =>
+  ['keyed_changes_pkey', 'branch_decisions_pkey', 'orders_pkey', 'one_order_a_key'].includes(String(constraint));
+
 /**
  * Errors that the code provokes on purpose: the loser of a race learns from them that it has lost, an effect on stock that
  * is still prepared is delivered again, and its time limits for locks, statements, open transactions and connections end
@@ -70,7 +74,7 @@ const outage = (call: string): CleaveError => new CleaveError('unavailable', `${
  */
 const isExpected = (code: string, constraint: unknown, message: string): boolean =>
   ['CL001', '55P03', '57014', '25P03', '40001'].includes(code) ||
-  (code === '23505' && (constraint === 'keyed_changes_pkey' || constraint === 'branch_decisions_pkey')) ||
+  (code === '23505' && isDecidedByInserting(constraint)) ||
   // Another process is finishing the same prepared transaction: recovery looks again.
   (code === '55000' && /prepared transaction .* is busy/.test(message)) ||
   /timeout exceeded when trying to connect/.test(message);
