@@ -20,7 +20,7 @@ const itWithPromtool = orSkip(
 
 /** In the order in which an order and its payment produce them. */
 const expectedSpans = [
-  ...['POST /orders', 'place orders', 'inventory.reserve', 'inventory-reserve', 'order-record'],
+  ...['POST /orders', 'place orders', 'inventory.reserve', 'inventory-reserve at-once', 'order-record'],
   ...['process stock', 'inventory.settle', 'process sales-1', 'sales-add', 'process webhooks', 'deliver webhook'],
   ...['lead sagas', 'payment.perform', 'order-sagas-move'],
 ];
