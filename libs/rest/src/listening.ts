@@ -6,6 +6,13 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { cannotListen } from './startup-server.js';
 
 /**
+ * Connections that the kernel completes before the process accepts them (Linux: at most `net.core.somaxconn`, 4,096). With
+ * Node's default of 511, a busy process that many callers connect to at once makes them try again after one, three, seven
+ * and fifteen seconds.
+ */
+const backlog = 4_096;
+
+/**
  * Makes an app listen; at `localhost` on all addresses of that name, IPv4 and IPv6.
  *
  * @returns its URL, even if the app was closed in the meantime
@@ -33,7 +40,7 @@ export const listenAtAll = async (
   const found = addresses.length > 1 ? await placeFor(addresses, port) : { present: addresses, port };
   // If none is present, listening on the first reports why.
   const [first = addresses[0] as string, ...others] = found.present;
-  await app.listen(found.port, first);
+  await app.listen({ port: found.port, host: first, backlog });
   const url = await app.getUrl();
   for (const address of others) await listenAlsoAt(app.getHttpServer(), address);
   return url;
@@ -101,6 +108,6 @@ export const listenAlsoAt = async (server: Server, host: string): Promise<void> 
     if (!server.listening) door.close();
   });
   const closed = new Promise((resolve) => door.once('close', resolve));
-  await Promise.race([once(door.listen({ host, port }), 'listening'), closed]);
+  await Promise.race([once(door.listen({ host, port, backlog }), 'listening'), closed]);
   door.on('error', (error) => server.emit('error', error));
 };
