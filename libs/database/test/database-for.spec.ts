@@ -7,7 +7,8 @@ import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
-import { getHeapSpaceStatistics } from 'node:v8';
+import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import {
@@ -60,6 +61,9 @@ class Broken1700000000002 implements MigrationInterface {
 
   async down(): Promise<void> {}
 }
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
 
 let database: TestDatabase;
 const modules: TestingModule[] = [];
@@ -321,6 +325,8 @@ describe('Sql', () => {
     const echo = { name: 'echo', text: 'SELECT unnest($1::text[]) AS echo' };
     const values = (query: number): string[] =>
       Array.from({ length: 200 }, (_, it) => `${query} ${it} `.padEnd(500, '.'));
+    // What earlier tests have left must not move to the old generation meanwhile.
+    collectGarbage();
     const before = oldBytes();
     // 50 MB of values and as many of rows.
     for (let query = 0; query < 500; query += 1) await sqlOf(module).query(echo, [values(query)]);
@@ -422,17 +428,27 @@ describe('a Postgres that refuses connections', () => {
   });
 });
 
+/** A proxy in front of a new database. */
+const startProxy = async (): Promise<RedisProxy> => {
+  database = await testDatabase();
+  return RedisProxy.start(Number(new URL(database.url).port));
+};
+
+/** An instance with one connection, whose statements may take half a second. */
+const startBehind = (proxy: RedisProxy): Promise<TestingModule> => {
+  const url = new URL(database.url);
+  url.port = new URL(proxy.url).port;
+  return start({ url: url.href, poolSize: 1, answersWithinMs: 500 });
+};
+
 describe('a silent connection', () => {
   it.each([
     ['Sql', (module: TestingModule) => sqlOf(module).query(read), 'read'],
     ['TypeORM', (module: TestingModule) => thingsOf(module).find(), 'things'],
   ])('is abandoned by %s after the query timeout, and the next query gets another one', async (_, ask, word) => {
-    database = await testDatabase();
-    const url = new URL(database.url);
-    const proxy = await RedisProxy.start(Number(url.port));
+    const proxy = await startProxy();
     try {
-      url.port = new URL(proxy.url).port;
-      const module = await start({ url: url.href, poolSize: 1, answersWithinMs: 500 });
+      const module = await startBehind(proxy);
       expect(await ask(module)).toEqual([]);
       proxy.holdBack(word);
       expect(await failureOf(ask(module))).toMatchObject({ code: 'unavailable' });
@@ -447,12 +463,9 @@ describe('a silent connection', () => {
 
 describe('a connection that takes longer than a statement may', () => {
   it('is not lost to the pool, whatever becomes of the query that opens it', async () => {
-    database = await testDatabase();
-    const url = new URL(database.url);
-    const proxy = await RedisProxy.start(Number(url.port));
+    const proxy = await startProxy();
     try {
-      url.port = new URL(proxy.url).port;
-      const module = await start({ url: url.href, poolSize: 1, answersWithinMs: 500 });
+      const module = await startBehind(proxy);
       await thingsOf(module).find();
       proxy.down();
       proxy.up();
