@@ -283,12 +283,18 @@ describeWithNats('requests over NATS', () => {
       await client.call('ping', undefined);
     });
 
-    it('are taken again by an instance that has failed, even if the first one since then could not be received', async () => {
-      const { journal } = await start();
-      journal.onArrival = () => {
+    /** An instance that has just left its group. */
+    const startFailed = async (): Promise<Instance> => {
+      const instance = await start();
+      instance.journal.onArrival = () => {
         throw new Error('it has lost its database');
       };
       for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      return instance;
+    };
+
+    it('are taken again by an instance that has failed, even if the first one since then could not be received', async () => {
+      await startFailed();
       let timesFetched = 0;
       const offer = { at: 'cleave.test.gone', bytes: 1_000_000, withinMs: 10_000 };
       const callback = (_: unknown, message: Msg): void => {
@@ -307,11 +313,7 @@ describeWithNats('requests over NATS', () => {
     });
 
     it('are taken again by an instance that has failed, even if the first one since then never ends', async () => {
-      const { journal } = await start();
-      journal.onArrival = () => {
-        throw new Error('it has lost its database');
-      };
-      for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      const { journal } = await startFailed();
       journal.onArrival = () => undefined;
       let isHeld = false;
       void journal.arrived('held').then(() => (isHeld = true));
@@ -327,11 +329,7 @@ describeWithNats('requests over NATS', () => {
     });
 
     it('are taken about one a second by an instance that has failed, while those that it takes end too late', async () => {
-      const { journal } = await start();
-      journal.onArrival = () => {
-        throw new Error('it has lost its database');
-      };
-      for (let failed = 0; failed < 5; failed += 1) await failureOf(client.call('wait', { id: 'failing' }));
+      const { journal } = await startFailed();
       let taken = 0;
       journal.onArrival = (id) => {
         taken += 1;

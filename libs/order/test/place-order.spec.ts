@@ -74,6 +74,23 @@ const refusalOfAnother = ({ account, idempotencyKey }: OrderRecord): KeyedRefusa
   refusal: { code: 'out-of-stock', detail: 'none left', extensions: { products: [] } },
 });
 
+/** Orders of the first instance that take until `go`, once another command of the key was refused. */
+const recordsSlowly = (twin: pg.Client) => {
+  const [recording, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const slow = proxied(one.orders, {
+    record: async (of, records) => {
+      await twin.query('BEGIN');
+      await insertOrder(twin, of, records[0]!);
+      await two.orders.keepRefusals(of, [refusalOfAnother(records[0]!)]);
+      recording.resolve();
+      await go.promise;
+      await twin.query('COMMIT');
+      return one.orders.record(of, records);
+    },
+  });
+  return { slow, recording, go };
+};
+
 describe('an idempotency key', () => {
   it('keeps replaying the order as it was placed, even after it was cancelled', async () => {
     const placed = await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k');
@@ -271,21 +288,9 @@ describe('an idempotency key', () => {
 
   it('is not answered with the refusal of another command while an earlier try at another price may record its order', async () => {
     const expected = requestOf({ mug: 1 }, { expected_total_minor: 100 });
-    const [recording, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-    const slow = proxied(one.orders, {
-      record: async (of, records) => {
-        const [it] = records as [OrderRecord];
-        await twin.query('BEGIN');
-        await insertOrder(twin, of, it);
-        await two.orders.keepRefusals(of, [refusalOfAnother(it)]);
-        recording.resolve();
-        await go.promise;
-        await twin.query('COMMIT');
-        return one.orders.record(of, records);
-      },
-    });
     const twin = new pg.Client(instances.url);
     await twin.connect();
+    const { slow, recording, go } = recordsSlowly(twin);
     try {
       one.use(stock, slow);
       const first = place(expected, 'k', one);
@@ -314,18 +319,7 @@ describe('an idempotency key', () => {
       const expected = requestOf({ mug: 1 }, { expected_total_minor: 100 });
       const twin = new pg.Client(instances.url);
       await twin.connect();
-      const [recording, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-      const slow = proxied(one.orders, {
-        record: async (of, records) => {
-          await twin.query('BEGIN');
-          await insertOrder(twin, of, records[0]!);
-          await two.orders.keepRefusals(of, [refusalOfAnother(records[0]!)]);
-          recording.resolve();
-          await go.promise;
-          await twin.query('COMMIT');
-          return one.orders.record(of, records);
-        },
-      });
+      const { slow, recording, go } = recordsSlowly(twin);
       // The earlier try holds the lock of the order for too long.
       const stuck = proxied(two.orders, { declareVoid: () => Promise.reject(outage) });
       try {

@@ -560,9 +560,8 @@ const replayOf = (placement: Placement, answer: StoredAnswer, results: Results):
   if (answer.fingerprint !== placement.fingerprint) return keyReused();
   if ('order' in answer) return replayed(placement, answer.order, results);
   const { code, detail, extensions } = answer.refusal;
-  return code === keyReused().code
-    ? keyReused()
-    : { refusal: new CleaveError(code, detail, extensions), replayed: true };
+  const refusal = new CleaveError(code, detail, extensions);
+  return code === 'idempotency-key-reused' ? refusal : { refusal, replayed: true };
 };
 
 const notKnown = (cause: unknown): CleaveError =>
