@@ -78,6 +78,10 @@ export const haproxyConfig = (upstreams, { own, refusal, headers }) => {
     'backend gateway',
     '  http-request disable-l7-retry unless { var(txn.repeatable) -m bool }',
     `  server-template gateway- 10 gateway:${port} check resolvers names init-addr none`,
+    // If no gateway is ready, because all are overloaded or each misses a service, HAProxy asks them all the same: they still
+    // answer what they can, and a refusal of theirs says why and when to come back.
+    '  option allbackups',
+    `  server-template last-resort- 10 gateway:${port} backup resolvers names init-addr none`,
   ];
   return `${lines.join('\n')}\n`;
 };

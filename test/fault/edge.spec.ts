@@ -34,10 +34,11 @@ const answerTo = async (sent: ClientRequest): Promise<[IncomingMessage, string]>
 /** The configuration of the containers with the addresses of this test, whose gateways have different ports. */
 const hereOf = async (port: number, gateways: number[]): Promise<string> => {
   const text = await readFile('docker/haproxy.cfg', 'utf8');
-  const servers = gateways.map((at, index) => `server gateway-${index + 1} 127.0.0.1:${at} check`);
   return text
     .replace('bind :8080', `bind 127.0.0.1:${port}`)
-    .replace(/server-template gateway- 10 \S+ check resolvers names init-addr none/, servers.join('\n  '));
+    .replace(/ {2}server-template (\S+)- 10 \S+ (check|backup) resolvers names init-addr none/g, (_, name, kind) =>
+      gateways.map((at, index) => `  server ${name}-${index + 1} 127.0.0.1:${at} ${kind}`).join('\n'),
+    );
 };
 
 describeWithHaproxy('HAProxy at the edge', () => {
@@ -162,8 +163,9 @@ describeWithHaproxy('HAProxy at the edge', () => {
   });
 });
 
-describeWithHaproxy('HAProxy in front of a gateway that closes connections', () => {
+describeWithHaproxy('HAProxy in front of one gateway', () => {
   const received: string[] = [];
+  let isReady = true;
   let server: Server;
   let haproxy: Daemon;
   let folder: string;
@@ -171,7 +173,8 @@ describeWithHaproxy('HAProxy in front of a gateway that closes connections', () 
 
   beforeAll(async () => {
     server = createServer(({ method, url, socket }, response) => {
-      if (url === '/health/ready') return void response.end('{}');
+      if (url === '/health/ready') return void response.writeHead(isReady ? 200 : 503).end('{}');
+      if (url === '/cache/stats') return void response.end('{}');
       received.push(`${method} ${url}`);
       socket.destroy();
     }).listen(0, '127.0.0.1');
@@ -190,6 +193,14 @@ describeWithHaproxy('HAProxy in front of a gateway that closes connections', () 
     server?.closeAllConnections();
     server?.close();
     if (folder) await rm(folder, { recursive: true });
+  });
+
+  it('forwards requests to it even if it is not ready and there is no other', async () => {
+    isReady = false;
+    await eventually(async () => expect(haproxy.output).toMatch(/gateway-1 is DOWN/));
+    expect((await fetch(`${edge}/cache/stats`)).status).toBe(200);
+    isReady = true;
+    await eventually(async () => expect(haproxy.output).toMatch(/gateway-1 is UP/));
   });
 
   it.each<[boolean, string, string]>([
