@@ -272,12 +272,16 @@ describe('Sql', () => {
     expect(await sql.query(durable)).toEqual([{ on: 'on', at: expect.any(Date) }]);
   });
 
-  it('leaves the wait for a standby as the database has it', async () => {
+  it.each([
+    ['local', 'on'],
+    ['remote_write', 'remote_write'],
+    ['remote_apply', 'remote_apply'],
+  ])('waits for a standby if the default is not to (%s), and otherwise as the default says', async (given, waits) => {
     database = await testDatabase();
     const url = new URL(database.url);
-    url.searchParams.set('options', '-c synchronous_commit=remote_apply');
+    url.searchParams.set('options', `-c synchronous_commit=${given}`);
     const commit = { name: 'commit', text: `SELECT current_setting('synchronous_commit') AS waits` };
-    expect(await sqlOf(await start({ url: url.href })).query(commit)).toEqual([{ waits: 'remote_apply' }]);
+    expect(await sqlOf(await start({ url: url.href })).query(commit)).toEqual([{ waits }]);
   });
 
   it('fails as unavailable if a lock times out or the pool has no free connection', async () => {
