@@ -65,9 +65,15 @@ const limits = {
  * million. Every query here has an index, so sequential scans are turned off. A query that still needs one is then
  * estimated as extremely expensive, and JIT compilation (on by default) would take seconds each time, so it is off as well.
  * Transactions get their own timeout if Postgres supports it (from 17 on).
+ *
+ * A server, database or role may have defaults that suit its other users. Here, every statement has to see what others have
+ * committed while it waited for their locks, a commit that is reported has to survive a crash, and that of its server if there
+ * is a synchronous standby, and the driver can read times in one format only.
  */
 const sessionSettings = `
   SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false), set_config('client_min_messages', 'warning', false),
+    set_config('default_transaction_isolation', 'read committed', false), set_config('datestyle', 'ISO', false),
+    (SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting IN ('off', 'local')),
     (SELECT set_config(name, '15s', false) FROM pg_settings WHERE name = 'transaction_timeout')`;
 
 const int8 = 20;

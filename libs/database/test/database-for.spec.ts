@@ -250,6 +250,40 @@ describe('Sql', () => {
     });
   });
 
+  it('reads what was committed meanwhile, commits durably and reads times, whatever the defaults of the database are', async () => {
+    database = await testDatabase();
+    const { pathname } = new URL(database.url);
+    const client = new pg.Client(database.url);
+    await client.connect();
+    for (const setting of [
+      `default_transaction_isolation = 'serializable'`,
+      `synchronous_commit = off`,
+      `datestyle = 'German, DMY'`,
+    ])
+      await client.query(`ALTER DATABASE ${pathname.slice(1)} SET ${setting}`);
+    await client.end();
+    const sql = sqlOf(await start());
+    await sql.query(put, ['a', 1]);
+    const change = { name: 'change', text: 'UPDATE shop.things SET units = units + 1 RETURNING units' };
+    // Those that wait for the row see the units of those before them.
+    await Promise.all(Array.from({ length: 20 }, () => sql.transaction((within) => within.query(change))));
+    expect(await sql.query(read)).toEqual([{ id: 'a', units: 21 }]);
+    const durable = { name: 'durable', text: `SELECT current_setting('synchronous_commit') AS on, now() AS at` };
+    expect(await sql.query(durable)).toEqual([{ on: 'on', at: expect.any(Date) }]);
+  });
+
+  it.each([
+    ['local', 'on'],
+    ['remote_write', 'remote_write'],
+    ['remote_apply', 'remote_apply'],
+  ])('waits for a standby if the default is not to (%s), and otherwise as the default says', async (given, waits) => {
+    database = await testDatabase();
+    const url = new URL(database.url);
+    url.searchParams.set('options', `-c synchronous_commit=${given}`);
+    const commit = { name: 'commit', text: `SELECT current_setting('synchronous_commit') AS waits` };
+    expect(await sqlOf(await start({ url: url.href })).query(commit)).toEqual([{ waits }]);
+  });
+
   it('fails as unavailable if a lock times out or the pool has no free connection', async () => {
     database = await testDatabase();
     const url = new URL(database.url);

@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { limits } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
-import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
+import { PurgeRefusals, keptMs } from '../src/use-cases/purge-refusals.js';
 import {
   brokenInvariants,
   effect,
@@ -54,8 +53,8 @@ it('old refusals are purged, even by two instances at once, and decided anew', a
   expect(await outcomes(one, tenant, old.slice(0, 1_000))).toEqual(refused.slice(0, 1_000));
   expect(await outcomes(one, tenant, old.slice(1_000))).toEqual(refused.slice(1_000));
   expect(await outcomes(one, tenant, young)).toEqual(['out-of-stock']);
-  await age(tenant, idsOf(old), limits.refusalKeptMs + longHoldMs);
-  await age(tenant, idsOf(young), limits.refusalKeptMs - 60_000);
+  await age(tenant, idsOf(old), keptMs + longHoldMs);
+  await age(tenant, idsOf(young), keptMs - 60_000);
   await Promise.all([one.purgeRefusals.execute(), two.purgeRefusals.execute()]);
 
   await stocked(one, tenant, { mug: 1_000_000 });
@@ -77,7 +76,7 @@ it('decisions on reservations that were held are never purged, because they fenc
     effect(fulfilled!, 2, 'fulfil', { mug: 1 }),
     effect(released!, 1, 'release'),
   ]);
-  await age(tenant, idsOf(kept), limits.refusalKeptMs + longHoldMs);
+  await age(tenant, idsOf(kept), keptMs + longHoldMs);
   await one.purgeRefusals.execute();
   expect(await outcomes(one, tenant, kept)).toEqual(['held', 'held', 'held', 'released']);
   expect(await brokenInvariants(one, tenant)).toEqual([]);
@@ -89,7 +88,7 @@ it('a purge continues where the previous one stopped, and still finds refusals t
   const tries = [reservation({ mug: 2 }), reservation({ mug: 2 })];
   await outcomes(one, tenant, tries);
   for (const it of tries) {
-    await age(tenant, [it.reservation_id], limits.refusalKeptMs + longHoldMs);
+    await age(tenant, [it.reservation_id], keptMs + longHoldMs);
     await one.purgeRefusals.execute();
   }
   await stocked(one, tenant, { mug: 10 });
@@ -102,7 +101,7 @@ it('a purge finds old refusals beyond the first part of a large table', async ()
   await fillOnePart(one);
   const old = Array.from({ length: 20 }, () => reservation({ mug: 2 }));
   await outcomes(one, tenant, old);
-  await age(tenant, idsOf(old), limits.refusalKeptMs + longHoldMs);
+  await age(tenant, idsOf(old), keptMs + longHoldMs);
   await new PurgeRefusals(new PostgresStock(one.sql)).execute();
   await stocked(one, tenant, { mug: 100 });
   expect(new Set(await outcomes(one, tenant, old))).toEqual(new Set(['held']));
@@ -116,7 +115,7 @@ it('a refusal that is purged while its batch is decided is decided anew, without
   const tooMany = reservation({ cup: 1_000 }, { reservation_id: 'ffffffff-0000-4000-8000-000000000002' });
   const last = reservation({ cup: 1 }, { reservation_id: 'ffffffff-0000-4000-8000-000000000003' });
   expect(await outcomes(one, tenant, [old, earlier])).toEqual(['out-of-stock', 'held']);
-  await age(tenant, [old.reservation_id], limits.refusalKeptMs + longHoldMs);
+  await age(tenant, [old.reservation_id], keptMs + longHoldMs);
   await stocked(one, tenant, { mug: 50 });
 
   // Another writer holds the last reservation, so the batch waits there after it has found the others.

@@ -59,6 +59,17 @@ it('concurrent purges delete expired refusals only, and free their idempotency k
     expect(answer).toMatchObject({ replayed: false, order: { status: 'confirmed' } });
 });
 
+it('a refusal that inventory has forgotten is still replayed, and its repeats hold no stock', async () => {
+  stock.onHand.set('mug', 0);
+  expect(await place('k')).toMatchObject(refusal(false));
+  const later = new FakeInventory();
+  later.onHand.set('mug', 10);
+  one.use(later);
+  for (let times = 0; times < 3; times += 1) expect(await place('k')).toMatchObject(refusal(true));
+  expect(later.reserved).toBe(0);
+  expect(later.released).toHaveLength(1);
+});
+
 it('a purge never frees the idempotency key of an order, however old', async () => {
   stock.onHand.set('mug', 10);
   const placed = await place('kept');

@@ -16,6 +16,11 @@ export abstract class RefusedReservations {
   ): Promise<{ forgotten: number; looked_at: Date; parts: number }>;
 }
 
+/**
+ * A day less than order keeps the refusals that callers were told. A key that is free again there must not be refused by a
+ * decision of a week ago; while only order has a refusal, a repeat still gets it, because its order cannot be recorded.
+ */
+export const keptMs = limits.refusalKeptMs - 24 * 3_600_000;
 const everyMs = 3_600_000;
 const batchSize = 1_000;
 
@@ -31,7 +36,7 @@ export class PurgeRefusals extends PeriodicJob {
   async execute(): Promise<void> {
     const after = this.lookedAt;
     const at = await throughParts(async (part) => {
-      const { forgotten, ...look } = await this.reservations.forget(limits.refusalKeptMs, { after, part }, batchSize);
+      const { forgotten, ...look } = await this.reservations.forget(keptMs, { after, part }, batchSize);
       // The same query finds others, until there are none.
       return { ...look, hasMore: forgotten === batchSize };
     }, this.stopping.signal);
