@@ -5,20 +5,13 @@ import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } fro
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Checkpoints } from '#events';
 import { MasterKeys, type MasterKey } from '#security';
-import { Orders1764000000002 } from '../migrations/1-orders.js';
-import { Sagas1764000000004 } from '../migrations/2-sagas.js';
-import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
-import { EventLog1764000000006 } from '../migrations/4-event-log.js';
-import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
-import { PersonalData1764000000035 } from '../migrations/6-personal-data.js';
-import { TakenOver1764000000047 } from '../migrations/7-taken-over.js';
-import { EventsByTenant1764000000050 } from '../migrations/8-events-by-tenant.js';
 import { OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresPersonalData } from '../src/adapters/postgres-personal-data.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
+import { orderDatabase } from '../src/order.module.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { FinishBranches, type StockBranches } from '../src/use-cases/finish-branches.js';
 import { KeepPersonalData } from '../src/use-cases/keep-personal-data.js';
@@ -238,18 +231,7 @@ export const startInstance = async (
   masterKeys: readonly MasterKey[] = [],
 ): Promise<Instance> => {
   const module = await Test.createTestingModule({
-    imports: [
-      databaseFor({
-        ...{ name: 'order', url, schema: 'orders' },
-        entities: [OrderEntity],
-        migrations: [
-          ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
-          ...[LogNumbers1764000000033, PersonalData1764000000035, TakenOver1764000000047],
-          EventsByTenant1764000000050,
-        ],
-      }),
-      TypeOrmModule.forFeature([OrderEntity], 'order'),
-    ],
+    imports: [databaseFor(orderDatabase(url)), TypeOrmModule.forFeature([OrderEntity], 'order')],
     providers: [
       ...[PostgresOrders, PostgresOutbox, PostgresPersonalData, PostgresSagas],
       { provide: payWithin, useValue: 60_000 },
