@@ -26,7 +26,7 @@ interface StripeCrash {
 const whenEvents = ['at once', 'from the crash on', 'at the end'] as const;
 
 /** All crashes with `npm run test:crash`; otherwise one for each change, in one shape, chosen by the seed. */
-const isComplete = 'everyCrashPoint' in globalThis;
+const isComplete = 'fullRun' in globalThis;
 const allShapes = ['one database', 'split'] as const;
 const shapes = isComplete ? allShapes : [randomOf('stripe').pick(allShapes)];
 

@@ -10,7 +10,7 @@ import { Sender, type FuzzedAnswer } from './fuzz/sender.js';
 import { Seen, Values } from './fuzz/values.js';
 import { bearer, keyFor, startWorld, type World } from './world.js';
 
-const isLong = 'longFuzz' in globalThis;
+const isLong = 'fullRun' in globalThis;
 const shapes: [ShapeName, number][] = isLong
   ? [
       ['monolith', 30_000],

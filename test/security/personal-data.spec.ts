@@ -25,7 +25,7 @@ const splitShapes: [ShapeName, (keyof Brokers)[]][] = [
 /** One process, and separate services in one way, chosen by the seed; with `npm run test:security` in every way. */
 const tried: [ShapeName, (keyof Brokers)[]][] = [
   ['monolith', []],
-  ...('longFuzz' in globalThis ? splitShapes : [randomOf('personal data').pick(splitShapes)]),
+  ...('fullRun' in globalThis ? splitShapes : [randomOf('personal data').pick(splitShapes)]),
 ];
 
 describe.each(tried)('personal data in %s', (name, brokers) => {
