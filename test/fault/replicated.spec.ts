@@ -45,7 +45,7 @@ describe('a read from a standby', () => {
     const postgres = await startReplicatedPostgres();
     const pools = [postgres.url, postgres.standbyUrl].map((connectionString) => new pg.Pool({ connectionString }));
     try {
-      const [primary, standby] = pools.map((pool) => new Sql(pool, 'order')) as [Sql, Sql];
+      const [primary, standby] = pools.map((pool) => new Sql(pool, 'order', 12_000)) as [Sql, Sql];
       const read = (sql: Sql, isTold = true) =>
         sql.readSafely(
           (within) => within.query({ name: 'test-read', text: 'SELECT 1 AS one' }),
