@@ -103,8 +103,8 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   constructor(
     at: NatsAddress,
     admission: Admission,
-    signing?: Signing,
-    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+    signing: Signing | undefined,
+    private readonly canServe: () => Promise<boolean>,
   ) {
     super(admission, signing);
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);

@@ -14,8 +14,8 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
   constructor(
     private readonly url: string,
     private readonly limits: Admission,
-    signing?: Signing,
-    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+    signing: Signing | undefined,
+    private readonly canServe: () => Promise<boolean>,
   ) {
     super(limits, signing);
   }

@@ -220,7 +220,7 @@ describe('TCP', () => {
   it('listens at the first address of a host name, where callers look for it', async () => {
     const lookup = (host: string) => Promise.resolve(host === 'two.test' ? ['127.0.0.2', '127.0.0.3'] : []);
     const at = { host: 'two.test', port: await freePort() };
-    const server = new TcpServer(at, {} as never, undefined, undefined, lookup);
+    const server = new TcpServer(at, {} as never, undefined, () => Promise.resolve(true), lookup);
     expect(await new Promise((resolve) => server.listen(resolve))).toBeUndefined();
     expect(server.unwrap<ReturnType<typeof createServer>>().address()).toMatchObject({
       address: '127.0.0.2',

@@ -4,7 +4,7 @@ export * from './app.js';
 export { auditing, eachAudited, type Audited } from './audit.js';
 export { refuseUnsafeJson } from './body.js';
 export { fullHeader, usualConnectionLimits } from './connections.js';
-export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
+export { Endpoint, JsonText, eventStream, type EndpointOptions } from './endpoint.js';
 export { CalledBy, authenticating, reauthenticating, refusingPages } from './guard.js';
 export * from './headers.js';
 export { listenAt } from './listening.js';
