@@ -3,9 +3,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import { setTimeout } from 'node:timers/promises';
 import pg from 'pg';
 import { Sql } from '#database';
-import { testDatabase } from '#testing';
+import { eventually, testDatabase } from '#testing';
 import { Api, ok, refused, type Answer, type Order } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startReplicatedPostgres, type ReplicatedPostgres } from '../support/replicated-postgres.js';

@@ -1,7 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
-import { samplesIn } from '#testing';
+import { eventually, samplesIn } from '#testing';
 import { ok, refused, type Answer } from '../../support/api.js';
-import { eventually } from '../../support/eventually.js';
 import { fresh } from '../../support/fresh.js';
 import type { World } from './world.js';
 
