@@ -55,9 +55,7 @@ export class GrpcListener implements OnModuleDestroy {
     const { metrics, traces } = this;
     // Loaded only if it is used, because grpc-js and protobufjs take a tenth of the time of a start.
     const { GrpcServer } = await import('./grpc-server.js');
-    const server = new GrpcServer(
-      ...([at, service, admission, authenticator, requestLog, metrics, traces, limits] as const),
-    );
+    const server = new GrpcServer(at, service, admission, authenticator, requestLog, metrics, traces, limits);
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

@@ -26,12 +26,7 @@ import {
   sample,
   type Distance,
 } from './contract-suite.js';
-import { probeContract, startInstance, type Instance } from './probe.js';
-
-const tcpAt = (...ports: number[]): Address => ({
-  scheme: 'tcp',
-  endpoints: ports.map((port) => ({ host: '127.0.0.1', port })),
-});
+import { probeContract, startInstance, tcpAt, type Instance } from './probe.js';
 
 const overTcp: Distance = {
   name: 'over TCP',

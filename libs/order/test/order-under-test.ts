@@ -10,6 +10,7 @@ import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresPersonalData } from '../src/adapters/postgres-personal-data.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
+import type { Order } from '../src/domain/order.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
 import { orderDatabase } from '../src/order.module.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
@@ -22,6 +23,7 @@ import {
   ReserveAndRecord,
   payWithin,
   type PlacedOrders,
+  type PlacementResult,
   type StockHolder,
 } from '../src/use-cases/reserve-and-record.js';
 import { RotateDataKeys } from '../src/use-cases/rotate-data-keys.js';
@@ -248,14 +250,10 @@ export const startInstance = async (
     const relay = new RelayOutbox(checkpoints, outbox, stock);
     const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
     const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, sagasKnown, 15_000);
+    const branches = new FinishBranches(orders, stock, 1_000);
     return {
       ...{ stock, relay },
-      placeOrder: new PlaceOrder(
-        new ReserveAndRecord(
-          ...([placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000)] as const),
-          ...([personalData, 'flexible'] as const),
-        ),
-      ),
+      placeOrder: new PlaceOrder(new ReserveAndRecord(placed, stock, relay, sagas, branches, personalData, 'flexible')),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),
     };
@@ -316,6 +314,13 @@ export const tombstonesOf = async ({ sql }: Instance, tenant: string): Promise<s
     [tenant],
   );
   return rows.map((it) => it.order_id);
+};
+
+/** The order that was placed; fails if there is none. */
+export const orderIn = (result: PlacementResult | Error): Order => {
+  if (result instanceof Error) throw result;
+  if ('refusal' in result) throw result.refusal;
+  return result.order;
 };
 
 /** The result of a call, or the error that it failed with. */
