@@ -3,7 +3,7 @@ export { isAskedFor } from './accept.js';
 export * from './app.js';
 export { auditing, eachAudited, type Audited } from './audit.js';
 export { refuseUnsafeJson } from './body.js';
-export { fullHeader, usualConnectionLimits } from './connections.js';
+export { connectionLimits, fullHeader, usualConnectionLimits } from './connections.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions } from './endpoint.js';
 export { CalledBy, authenticating, reauthenticating, refusingPages } from './guard.js';
 export * from './headers.js';
