@@ -340,7 +340,6 @@ export const documentOf = (app: NestFastifyApplication) =>
   openApiDocument(app, {
     title: 'Things',
     description: 'An API to test with',
-    version: '1',
     tags: [{ name: 'things' }, { name: 'problems' }],
   });
 
