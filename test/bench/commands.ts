@@ -15,6 +15,12 @@ interface Reply {
   error?: string;
 }
 
+/** Those of a program that implements the part of the API that the benchmark uses. */
+export type ShopCommands = {
+  /** Creates the tables and listens. @returns the address */
+  listen(argument: { databaseUrl: string }): Promise<string>;
+};
+
 /** A program of the benchmark that carries out commands; the counterpart of `carryOut`. */
 export class Program<Known extends Commands> {
   private readonly child: Child;

@@ -1,10 +1,8 @@
 import { freePort } from '#testing';
 import { Backlog } from './backlog.js';
-import type { BareCommands } from './bare/commands.js';
-import type { BaselineCommands } from './baseline/commands.js';
 import type { Bench } from './bench.js';
 import { Child } from './child.js';
-import { Program } from './commands.js';
+import { Program, type ShopCommands } from './commands.js';
 import { echoNames, type EchoCommands, type EchoServer } from './echo/commands.js';
 import { Shelf } from './shelf.js';
 import type { CatalogueEntry } from './workloads.js';
@@ -170,7 +168,7 @@ export const startProgram = async (
   catalogue: readonly CatalogueEntry[],
 ): Promise<System> => {
   const databaseUrl = await bench.server.freshDatabase();
-  const program = bench.started.add(new Program<BareCommands | BaselineCommands>(name));
+  const program = bench.started.add(new Program<ShopCommands>(name));
   const url = await program.call('listen', { databaseUrl });
   return {
     name,

@@ -1,10 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { natsOrSkip, startNatsCluster, type NatsCluster, type NatsServer } from '#testing';
+import { eventually, natsOrSkip, startNatsCluster, type NatsCluster, type NatsServer } from '#testing';
 import { Shoppers } from '../fault/shoppers.js';
 import { Api } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';

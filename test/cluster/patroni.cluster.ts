@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { Api } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';

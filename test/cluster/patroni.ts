@@ -3,9 +3,8 @@ import { chown, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { orSkip } from '#testing';
+import { eventually, orSkip } from '#testing';
 import { guardFolder, guardProcess, unguardFolder, unguardProcess } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 import { query } from '../support/tables.js';
 import { Daemon, postgresAccount, type Account } from './daemon.js';

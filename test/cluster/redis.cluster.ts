@@ -1,9 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { setTimeout } from 'node:timers/promises';
-import { redisOrSkip, startRedisCluster, type RedisCluster } from '#testing';
+import { eventually, redisOrSkip, startRedisCluster, type RedisCluster } from '#testing';
 import { Shoppers } from '../fault/shoppers.js';
 import { Api, ok } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh, randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';

@@ -1,9 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { scopes, type IssuedKey } from '#contracts';
-import { natsOrSkip, startRedis, testDatabase, type TestDatabase } from '#testing';
+import { eventually, natsOrSkip, startRedis, testDatabase, type TestDatabase } from '#testing';
 import { Api, ok, type SalesPage } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { acknowledged } from '../support/trial.js';
 import { Load } from '../support/load.js';
 import { servicePorts } from '../support/shapes.js';

@@ -5,8 +5,8 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { guardFolder, unguardFolder } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 
 /** It compiles twice, on a machine that is busy. */

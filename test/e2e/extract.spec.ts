@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { eventually } from '#testing';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import { ok } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { commandsIn } from '../support/runbooks.js';
 import { startExtractable } from '../support/scaled-shapes.js';
 import type { RunningService } from '../support/shapes.js';

@@ -1,8 +1,7 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import { limits } from '#contracts';
-import { testDatabase } from '#testing';
+import { eventually, testDatabase } from '#testing';
 import { Api, ok, refused } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
 import { allAt, query } from '../support/tables.js';

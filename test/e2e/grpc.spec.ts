@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { testDatabase } from '#testing';
+import { eventually, testDatabase } from '#testing';
 import pg from 'pg';
 import { AppProcess } from '../support/app-process.js';
 import { Api, ok, type EventPage, type Order, type OrderPage, type Problem } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh, randomOf } from '../support/fresh.js';
 import { foreignGrpcOrSkip, runForeignClient } from '../support/foreign-client.js';
 import { GrpcApi, bytesOf, ordersService, type MessageStream, type Refusal } from '../support/grpc.js';

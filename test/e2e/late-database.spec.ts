@@ -3,9 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '#database';
+import { eventually } from '#testing';
 import { Api, ok, refused } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { servicePorts, splitServices, startPlan, tcpAddresses, type Shape } from '../support/shapes.js';
 import { allAt, ofEach } from '../support/tables.js';
 

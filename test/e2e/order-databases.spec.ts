@@ -1,8 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { testDatabase } from '#testing';
+import { eventually, testDatabase } from '#testing';
 import { Api, ok, refused } from '../support/api.js';
 import { AppProcess } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { commandsIn } from '../support/runbooks.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';

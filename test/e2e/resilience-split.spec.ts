@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { Api, ok, refused, type Problem, type Product } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { acknowledged, callers, expectAnswers, withTrial } from '../support/trial.js';
 import { followersGoOn } from './followers.js';

@@ -10,10 +10,9 @@ import { setTimeout } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { redisOrSkip, startRedis, testDatabase } from '#testing';
+import { eventually, redisOrSkip, startRedis, testDatabase } from '#testing';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { refusedStart } from '../support/refused-start.js';
 import { servicePorts } from '../support/shapes.js';
 

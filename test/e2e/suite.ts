@@ -44,7 +44,7 @@ const ofTransport: ReadonlySet<Part> = new Set([orderTests, idempotencyTests, ev
  * chosen by the seed. With `npm run test:shapes`, all of them.
  */
 export const partsFor = (name: ShapeName): readonly Part[] => {
-  if ('everyShapeWhole' in globalThis) return all;
+  if ('fullRun' in globalThis) return all;
   const others = all.filter((it) => !ofTransport.has(it));
   const chosen = new Set(randomOf(`parts for ${name}`).shuffled(others).slice(0, 2));
   return all.filter((it) => ofTransport.has(it) || chosen.has(it));

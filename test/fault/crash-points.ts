@@ -89,7 +89,7 @@ export const crashPointsOf = (
   protocol: 'flexible' | 'two-phase' = 'flexible',
 ): CrashPoint[] => {
   const random = randomOf(`${shape} ${protocol}`);
-  const isComplete = 'everyCrashPoint' in globalThis;
+  const isComplete = 'fullRun' in globalThis;
   const all = protocol === 'flexible' ? commits : twoPhaseCommits;
   const inTurns = randomOf(`crash points ${protocol}`).shuffled(all);
   const isHere = (commit: Step): boolean =>

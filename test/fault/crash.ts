@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
-import { testSeed } from '#testing';
+import { eventually, testSeed } from '#testing';
 import { Api } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import type { NatsProxy } from '../support/nats-proxy.js';

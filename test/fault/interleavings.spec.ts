@@ -39,7 +39,7 @@ let woken: ((work: Work) => void) | undefined;
 doNothingAlone((work) => woken?.(work));
 
 /** How long to search in each shape; longer for a seeded bug (`npm run test:bugs`). */
-const searchMs = 'everyCrashPoint' in globalThis ? 300_000 : 'longSearch' in globalThis ? 30_000 : 6_000;
+const searchMs = 'fullRun' in globalThis ? 300_000 : 'longSearch' in globalThis ? 30_000 : 6_000;
 
 const onHand = { plenty: 50, few: 3, last: 1 };
 type Product = keyof typeof onHand;

@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
-import { StripeStandIn } from '#testing';
+import { StripeStandIn, eventually } from '#testing';
 import { Api } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { has } from '../support/postgres-proxy.js';

@@ -4,8 +4,7 @@ import { setImmediate } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect as connectToNats, type NatsConnection } from '@nats-io/transport-node';
-import { natsOrSkip, startNats, type NatsServer } from '#testing';
-import { eventually } from '../support/eventually.js';
+import { eventually, natsOrSkip, startNats, type NatsServer } from '#testing';
 import { NatsProxy } from '../support/nats-proxy.js';
 
 const describeNats = await natsOrSkip(describe);

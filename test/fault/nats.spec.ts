@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, expect, it, describe } from '@jest/globals';
-import { natsOrSkip, startNats, type NatsServer } from '#testing';
+import { eventually, natsOrSkip, startNats, type NatsServer } from '#testing';
 import { Api } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { Api, ok } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';

@@ -1,8 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { testDatabase, type TestDatabase } from '#testing';
-import { eventually } from '../support/eventually.js';
+import { eventually, testDatabase, type TestDatabase } from '#testing';
 import { PostgresProxy, has } from '../support/postgres-proxy.js';
 
 const add = { name: 'add', text: 'INSERT INTO kept VALUES ($1) RETURNING value' };

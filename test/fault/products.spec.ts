@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { Api, ok, type Product } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';

@@ -1,6 +1,6 @@
 import { expect } from '@jest/globals';
+import { eventually } from '#testing';
 import { ok, refused, type Api, type DeadLetterPage, type SalesViews, type Stock } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { has } from '../support/postgres-proxy.js';
 import type { ProxiedShape } from '../support/proxied-shapes.js';

@@ -3,9 +3,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import { setTimeout } from 'node:timers/promises';
 import pg from 'pg';
 import { Sql } from '#database';
-import { testDatabase } from '#testing';
+import { eventually, testDatabase } from '#testing';
 import { Api, ok, refused, type Answer, type Order } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startReplicatedPostgres, type ReplicatedPostgres } from '../support/replicated-postgres.js';
@@ -45,7 +44,7 @@ describe('a read from a standby', () => {
     const postgres = await startReplicatedPostgres();
     const pools = [postgres.url, postgres.standbyUrl].map((connectionString) => new pg.Pool({ connectionString }));
     try {
-      const [primary, standby] = pools.map((pool) => new Sql(pool, 'order')) as [Sql, Sql];
+      const [primary, standby] = pools.map((pool) => new Sql(pool, 'order', 12_000)) as [Sql, Sql];
       const read = (sql: Sql, isTold = true) =>
         sql.readSafely(
           (within) => within.query({ name: 'test-read', text: 'SELECT 1 AS one' }),

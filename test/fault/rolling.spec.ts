@@ -11,7 +11,7 @@ import { Visits } from '../support/visits.js';
 const thinkMs = 100;
 
 const modules = ['order', 'inventory', 'payment', 'cache'] as const;
-const all = 'everyCrashPoint' in globalThis;
+const all = 'fullRun' in globalThis;
 /** Two modules chosen by the seed, or all with `npm run test:crash`; and always the gateway, which has no balancer. */
 const some = randomOf('rolling')
   .shuffled(modules)

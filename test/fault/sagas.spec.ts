@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { Api, ok, type Order } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { Ledger } from '../support/ledger.js';
 import { has, type Place } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';

@@ -1,7 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
-import { SeededRandom } from '#testing';
+import { SeededRandom, eventually } from '#testing';
 import { ok, type Answer, type Api, type MoneyMove, type Order } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';

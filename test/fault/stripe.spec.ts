@@ -1,8 +1,15 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { setTimeout } from 'node:timers/promises';
-import { StripeStandIn, signed, stripeChanges, testSeed, type PaymentSums, type SeededRandom } from '#testing';
+import {
+  StripeStandIn,
+  eventually,
+  signed,
+  stripeChanges,
+  testSeed,
+  type PaymentSums,
+  type SeededRandom,
+} from '#testing';
 import { Api, ok, type Order } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh, randomOf } from '../support/fresh.js';
 import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import { Ledger } from '../support/ledger.js';
@@ -26,7 +33,7 @@ interface StripeCrash {
 const whenEvents = ['at once', 'from the crash on', 'at the end'] as const;
 
 /** All crashes with `npm run test:crash`; otherwise one for each change, in one shape, chosen by the seed. */
-const isComplete = 'everyCrashPoint' in globalThis;
+const isComplete = 'fullRun' in globalThis;
 const allShapes = ['one database', 'split'] as const;
 const shapes = isComplete ? allShapes : [randomOf('stripe').pick(allShapes)];
 

@@ -16,7 +16,7 @@ import { startShape, type Shape, type ShapeName } from '../support/shapes.js';
  * run test:replay` of the whole file.
  */
 const source = new URL('../../../shared/data/online-retail-2010-12_2011-03.csv.gz', import.meta.url).pathname;
-const whole = 'replayWholeFile' in globalThis;
+const whole = 'fullRun' in globalThis;
 const shareOfCustomers = 0.03;
 if (whole) jest.setTimeout(900_000);
 

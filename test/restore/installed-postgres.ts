@@ -3,9 +3,8 @@ import { appendFile, chown, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/pr
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { orSkip } from '#testing';
+import { eventually, orSkip } from '#testing';
 import { guardFolder, unguardFolder } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 import { query } from '../support/tables.js';
 import { Daemon, postgresAccount, type Account } from '../cluster/daemon.js';

@@ -1,7 +1,7 @@
 import { appendFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
-import { eventually } from '../support/eventually.js';
+import { eventually } from '#testing';
 import { commandsIn } from '../support/runbooks.js';
 import type { Shape } from '../support/shapes.js';
 import { query } from '../support/tables.js';

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Cleave } from '#sdk';
-import { eventually } from '../support/eventually.js';
+import { eventually } from '#testing';
 import { fresh, randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startShape, type Shape } from '../support/shapes.js';

@@ -14,7 +14,7 @@ const npm = async (folder: string, ...args: string[]): Promise<string> =>
 const root = process.cwd();
 
 /** The supported major versions of Node, each in its newest release; only with `npm run test:sdk`. */
-const majors = 'everyNode' in globalThis ? [20, 22, 24, 26] : [];
+const majors = 'fullRun' in globalThis ? [20, 22, 24, 26] : [];
 
 /** The examples of the README as one program. */
 const examples = async (baseUrl: string): Promise<string> => {

@@ -12,7 +12,7 @@ import { Seen } from './fuzz/values.js';
 import { WireMessages, type MessageType } from './fuzz/wire.js';
 import { bearer, keyFor, startWorld, type World } from './world.js';
 
-const isLong = 'longFuzz' in globalThis;
+const isLong = 'fullRun' in globalThis;
 const count = isLong ? 10_000 : 1_500;
 const atOnce = 8;
 /** Only hangs take this long, also on a busy machine. */

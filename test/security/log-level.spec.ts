@@ -1,9 +1,8 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { scopes, type IssuedKey } from '#contracts';
-import { testDatabase } from '#testing';
+import { eventually, testDatabase } from '#testing';
 import { Api, ok, refused } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
 import { allAt } from '../support/tables.js';
 import { As, bearer } from './world.js';

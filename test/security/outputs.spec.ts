@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { scopes, type IssuedKey } from '#contracts';
-import { testDatabase, type TestDatabase } from '#testing';
+import { eventually, testDatabase, type TestDatabase } from '#testing';
 import { Api, ok, type Answer } from '../support/api.js';
 import { AppProcess } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { exchange } from '../support/raw-http.js';
 import { servicePorts } from '../support/shapes.js';

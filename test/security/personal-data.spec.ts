@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { customerExport, orderInFull } from '#contracts';
 import type { z } from 'zod';
-import { Collector } from '#testing';
+import { Collector, eventually } from '#testing';
 import { Api, ok, refused, type Order, type Problem } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh, randomOf } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';
 import { overhear, type Overheard } from '../support/overheard.js';
@@ -25,7 +24,7 @@ const splitShapes: [ShapeName, (keyof Brokers)[]][] = [
 /** One process, and separate services in one way, chosen by the seed; with `npm run test:security` in every way. */
 const tried: [ShapeName, (keyof Brokers)[]][] = [
   ['monolith', []],
-  ...('longFuzz' in globalThis ? splitShapes : [randomOf('personal data').pick(splitShapes)]),
+  ...('fullRun' in globalThis ? splitShapes : [randomOf('personal data').pick(splitShapes)]),
 ];
 
 describe.each(tried)('personal data in %s', (name, brokers) => {

@@ -1,9 +1,8 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { createClient } from '@redis/client';
-import { redisOrSkip, startRedis, testDatabase } from '#testing';
+import { eventually, redisOrSkip, startRedis, testDatabase } from '#testing';
 import { Api, refused } from '../support/api.js';
 import { AppProcess } from '../support/app-process.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';
 import { refusedStart } from '../support/refused-start.js';

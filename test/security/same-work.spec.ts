@@ -1,9 +1,8 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { scopes } from '#contracts';
-import { Collector } from '#testing';
+import { Collector, eventually } from '#testing';
 import { ok } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { As, startWorld, type World } from './world.js';
 

@@ -3,12 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { auditedOperations, scopes, type IssuedKey } from '#contracts';
+import { eventually } from '#testing';
 import { ok, refused, type Answer, type Problem, type Sent } from '../support/api.js';
-import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import type { Refusal } from '../support/grpc.js';
+import { operationsIn, pathOf, type Operation } from '../support/openapi.js';
 import type { ShapeName } from '../support/shapes.js';
-import { allBut, everydayOperations, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
+import { allBut, everydayOperations, openOperations } from './operations.js';
 import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
 
 const lifeMs = 3_000;
@@ -31,7 +32,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
 
   const call = (it: Operation, sent: Sent = {}, ids: (name: string) => string = () => randomUUID()): Promise<Answer> =>
     world.api.send(it.method, pathOf(it, ids), {
-      ...(it.body !== undefined && { body: it.body }),
+      ...(it.body && { body: it.examples[0] }),
       ...(it.takesKey && { key: fresh('key') }),
       ...sent,
     });
@@ -259,7 +260,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       );
       const of = async (it: Operation, path: string): Promise<Answer> =>
         other.send(it.method, path, {
-          ...(it.body !== undefined && { body: it.body }),
+          ...(it.body && { body: it.examples[0] }),
           ...(it.takesKey && { key: fresh('key') }),
         });
       for (const it of named) {

@@ -56,7 +56,7 @@ export class Instance {
     });
     const app = await createService({
       ...{ name, HOST: '127.0.0.1', PORT: 0 },
-      document: { title: 'Cleave', description: '', version: '1' },
+      document: { title: 'Cleave', description: '' },
       modules: [
         ...[OrderModule.register(settings), InventoryModule.register(settings)],
         ...[PaymentModule.register(settings), CacheModule.register(settings)],

@@ -1,6 +1,6 @@
 import { expect } from '@jest/globals';
 import pg from 'pg';
-import { eventually } from './eventually.js';
+import { eventually } from '#testing';
 import type { ClientLog } from './history.js';
 import {
   aKeyHasOneOrder,

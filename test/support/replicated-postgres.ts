@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '#database';
+import { eventually } from '#testing';
 import { guardFolder, unguardFolder } from './app-process.js';
-import { eventually } from './eventually.js';
 import { Link } from './link.js';
 import { query } from './tables.js';
 

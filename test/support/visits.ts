@@ -1,8 +1,8 @@
 import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import type { SeededRandom } from '#testing';
+import { eventually } from '#testing';
 import type { Api } from './api.js';
-import { eventually } from './eventually.js';
 import { fresh, randomOf } from './fresh.js';
 import { Caller, type Sending } from './load.js';
 import type { Ledger } from './ledger.js';

@@ -13,7 +13,7 @@ run(async () => {
   await serve({
     ...environment,
     name: 'cache',
-    document: { title: 'Cleave cache', description: 'A cache for any JSON value.', version: '1' },
+    document: { title: 'Cleave cache', description: 'A cache for any JSON value.' },
     modules: [CacheModule.register(environment)],
     listen: [environment.CACHE_LISTEN],
   });

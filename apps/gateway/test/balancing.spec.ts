@@ -36,7 +36,7 @@ const startCache = async (port: number): Promise<{ close(): Promise<void> }> => 
   const app = await createService(
     {
       ...{ name: 'cache', HOST: '127.0.0.1', PORT: port },
-      document: { title: 'Cache', description: '', version: '1' },
+      document: { title: 'Cache', description: '' },
       modules: [CacheModule.register({ CACHE_MAX_BYTES: 1_048_576 })],
     },
     { drainDelayMs: 60_000 },

@@ -27,7 +27,7 @@ const startCache = async (): Promise<typeof cache> => {
     name: 'cache',
     HOST: '127.0.0.1',
     PORT: 0,
-    document: { title: 'Cache', description: '', version: '1' },
+    document: { title: 'Cache', description: '' },
     modules: [CacheModule.register({ CACHE_MAX_BYTES: 1_048_576 })],
   });
   await app.listen(0, '127.0.0.1');

@@ -16,7 +16,7 @@ run(async () => {
   await serve({
     ...environment,
     name: 'inventory',
-    document: { title: 'Cleave inventory', description: 'Products, prices and stock.', version: '1' },
+    document: { title: 'Cleave inventory', description: 'Products, prices and stock.' },
     modules: [InventoryModule.register(environment)],
     listen: [environment.INVENTORY_LISTEN],
   });

@@ -25,7 +25,7 @@ run(async () => {
   await serve({
     ...environment,
     name: 'order',
-    document: { title: 'Cleave order', description: 'Places and keeps orders.', version: '1' },
+    document: { title: 'Cleave order', description: 'Places and keeps orders.' },
     modules: [
       OrderModule.register(environment),
       // gRPC callers bypass the gateway and authenticate with keys.

@@ -16,7 +16,7 @@ run(async () => {
   await serve({
     ...environment,
     name: 'payment',
-    document: { title: 'Cleave payment', description: 'Takes payments and refunds them.', version: '1' },
+    document: { title: 'Cleave payment', description: 'Takes payments and refunds them.' },
     modules: [PaymentModule.register(environment)],
     listen: [environment.PAYMENT_LISTEN],
   });

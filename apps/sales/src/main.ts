@@ -10,7 +10,7 @@ run(async () => {
   await serve({
     ...environment,
     name: 'sales',
-    document: { title: 'Cleave sales', description: 'Units sold by product and day.', version: '1' },
+    document: { title: 'Cleave sales', description: 'Units sold by product and day.' },
     modules: [SalesModule.register(environment)],
   });
 });

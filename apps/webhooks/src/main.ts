@@ -10,7 +10,7 @@ run(async () => {
   await serve({
     ...environment,
     name: 'webhooks',
-    document: { title: 'Cleave webhooks', description: 'Notifies merchants about events.', version: '1' },
+    document: { title: 'Cleave webhooks', description: 'Notifies merchants about events.' },
     modules: [WebhooksModule.register(environment)],
   });
 });

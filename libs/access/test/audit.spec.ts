@@ -27,7 +27,7 @@ interface Instance {
 const start = async (databaseUrl: string, settings: SecuritySettings = {}): Promise<Instance> => {
   const app = await createService({
     ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY], ...settings },
-    document: { title: 'Access', description: '', version: '1' },
+    document: { title: 'Access', description: '' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });
   await app.listen(0, '127.0.0.1');

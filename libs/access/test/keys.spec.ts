@@ -25,7 +25,7 @@ interface Instance {
 const start = async (databaseUrl: string, more: Partial<Service> = {}): Promise<Instance> => {
   const app = await createService({
     ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY], ...more },
-    document: { title: 'Access', description: '', version: '1' },
+    document: { title: 'Access', description: '' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });
   await app.listen(0, '127.0.0.1');

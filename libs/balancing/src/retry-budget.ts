@@ -13,11 +13,7 @@ const mostSaved = 300;
  */
 export class RetryBudget {
   private tokens = mostOfFloor;
-  private filledAt: number;
-
-  constructor(private readonly now: () => number = () => performance.now()) {
-    this.filledAt = now();
-  }
+  private filledAt = performance.now();
 
   /** Counts a request, once however often it is sent. */
   earn(): void {
@@ -26,7 +22,7 @@ export class RetryBudget {
 
   /** Whether a request may be retried; if so, the retry is counted. */
   spend(): boolean {
-    const now = this.now();
+    const now = performance.now();
     const floor = ((now - this.filledAt) / 1_000) * floorPerSecond;
     this.filledAt = now;
     if (this.tokens < mostOfFloor) this.tokens = Math.min(this.tokens + floor, mostOfFloor);

@@ -75,7 +75,6 @@ export class Target<I extends Instance> implements Candidate {
     /** `host:port` */
     readonly address: string,
     private readonly owner: TargetOwner,
-    private readonly now: () => number = () => performance.now(),
   ) {}
 
   get isEjected(): boolean {
@@ -83,7 +82,7 @@ export class Target<I extends Instance> implements Candidate {
   }
 
   cost(): number {
-    return this.latency.costOf(this.inFlight, this.now());
+    return this.latency.costOf(this.inFlight, performance.now());
   }
 
   begun(): void {
@@ -125,7 +124,7 @@ export class Target<I extends Instance> implements Candidate {
   }
 
   private learn(outcome: Outcome, tookMs: number): void {
-    const now = this.now();
+    const now = performance.now();
     if (outcome === 'answered') this.latency.measured(tookMs, now);
     const isLate = outcome === 'late' || (outcome === 'given-up' && tookMs >= givenUpLateMs);
     if ((outcome === 'failing' || outcome === 'busy' || isLate) && tookMs > this.latency.at(now))

@@ -18,7 +18,7 @@ import { History, type Lasting, type Value } from './history.js';
 
 const describeRedis = await redisOrSkip(describe);
 
-const isLong = 'longFuzz' in globalThis;
+const isLong = 'fullRun' in globalThis;
 const rounds = isLong ? 10 : 1;
 const calmMs = isLong ? 8_000 : 3_000;
 const faultyMs = isLong ? 8_000 : 4_000;

@@ -12,7 +12,7 @@ describe('POST /cache/batch', () => {
   beforeAll(async () => {
     app = await createService({
       ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
-      document: { title: 'Cache', description: '', version: '1' },
+      document: { title: 'Cache', description: '' },
       modules: [CacheModule.register({ CACHE_MAX_BYTES: 67_108_864 })],
     });
     await app.listen(0, '127.0.0.1');

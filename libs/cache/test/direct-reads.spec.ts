@@ -54,7 +54,7 @@ const start = async (...more: { provide: string; useValue: unknown }[]): Promise
   const app = await createService({
     ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: ['the-admin-key-of-this-test-is-long-enough'] },
     ...{ RATE_LIMIT: { requests: requestsPerHour, perSeconds: 3_600 }, CORS_ORIGINS: ['https://shop.example'] },
-    document: { title: 'Cache', description: '', version: '1' },
+    document: { title: 'Cache', description: '' },
     modules: [CacheModule.register({ CACHE_MAX_BYTES: 8_388_608 }), { module: class {}, providers: more }],
   });
   await app.listen(0, '127.0.0.1');

@@ -59,7 +59,7 @@ const asked = (how: string, way: Way, suite: (name: string, tests: () => void) =
       isNear = at.scheme === 'in-process';
       app = await createService({
         ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
-        document: { title: 'Cache', description: '', version: '1' },
+        document: { title: 'Cache', description: '' },
         modules: [CacheModule.register({ CACHE_MAX_BYTES: 67_108_864 })],
       });
       await listenForMessages(app, isNear ? [] : [at]);

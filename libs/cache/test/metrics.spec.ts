@@ -50,7 +50,7 @@ let engine: CacheEngine;
 const start = async (redis: { CACHE_REDIS_URL: string; CACHE_REDIS_DEADLINE_MS: number }): Promise<void> => {
   app = await createService({
     ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
-    document: { title: 'Cache', description: '', version: '1' },
+    document: { title: 'Cache', description: '' },
     modules: [CacheModule.register({ ...redis, CACHE_MAX_BYTES: 8_388_608 })],
   });
   await app.listen(0, '127.0.0.1');

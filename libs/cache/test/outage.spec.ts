@@ -26,7 +26,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
   const start = async (url: string): Promise<void> => {
     app = await createService({
       ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
-      document: { title: 'Cache', description: '', version: '1' },
+      document: { title: 'Cache', description: '' },
       modules: [
         CacheModule.register({
           ...{ CACHE_REDIS_URL: url, CACHE_REDIS_DEADLINE_MS: deadlineMs, CACHE_MAX_BYTES: 8_388_608 },

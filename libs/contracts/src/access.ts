@@ -104,4 +104,3 @@ export const rotateKeyRequest = z
     }),
   })
   .meta({ id: 'RotateKeyRequest', examples: [{ overlap_seconds: 86_400 }] });
-export type RotateKeyRequest = z.output<typeof rotateKeyRequest>;

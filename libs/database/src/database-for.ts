@@ -18,7 +18,7 @@ import { within } from '#periodic';
 import { Metrics } from '#telemetry';
 import { migrate } from './migrate.js';
 import { observePool } from './pool-metrics.js';
-import { defaultAnswersWithinMs, noteUncertainCommits, Sql, sqlToken } from './sql.js';
+import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
 import {
   asUnavailable,
   isConnectionFailure,
@@ -47,7 +47,14 @@ export interface Database {
   answersWithinMs?: number;
 }
 
-const defaultPoolSize = 8;
+const standard = {
+  poolSize: 8,
+  connectWithinMs: Number.POSITIVE_INFINITY,
+  /** Longer than `statement_timeout`, so that Postgres ends a slow statement first. A silent connection is given up. */
+  answersWithinMs: 12_000,
+};
+type Settings = Required<Database>;
+
 /** A process that only migrates does not wait for ever: whatever awaits its end starts it again. */
 const migrateWithinMs = 30_000;
 const sayEveryMs = 60_000;
@@ -105,14 +112,14 @@ const types: pg.CustomTypesConfig = {
 /** A TypeORM data source that throws the same errors as `Sql`. */
 class ModuleDataSource extends DataSource {
   constructor(
-    private readonly database: Database,
+    private readonly database: Settings,
     options: DataSourceOptions,
   ) {
     super(options);
   }
 
   override createQueryRunner(mode?: ReplicationMode): QueryRunner {
-    const { name, answersWithinMs = defaultAnswersWithinMs } = this.database;
+    const { name, answersWithinMs } = this.database;
     const runner = super.createQueryRunner(mode);
     const connect = runner.connect.bind(runner) as () => Promise<pg.PoolClient>;
     const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
@@ -150,7 +157,7 @@ class TypeOrmLogger extends AbstractLogger {
   }
 }
 
-const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres' } => ({
+const connectionOf = (database: Settings): DataSourceOptions & { type: 'postgres' } => ({
   type: 'postgres',
   driver: pg,
   url: database.url,
@@ -169,14 +176,14 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
   },
   extra: {
     ...limits,
-    max: database.poolSize ?? defaultPoolSize,
+    max: database.poolSize,
     application_name: `cleave-${database.name}`,
     keepAlive: true,
     idleTimeoutMillis: 60_000,
     types,
     onConnect: (client: pg.ClientBase) => {
       noteUncertainCommits(client);
-      return within(database.answersWithinMs ?? defaultAnswersWithinMs, client.query(sessionSettings));
+      return within(database.answersWithinMs, client.query(sessionSettings));
     },
   },
 });
@@ -234,7 +241,7 @@ async function whenUp<Result>(database: Database, patienceMs: number, use: () =>
   }
 }
 
-const bringUpToDate = (database: Database): Promise<void> =>
+const bringUpToDate = (database: Settings): Promise<void> =>
   migrate({
     ...{ name: database.name, schema: database.schema, connection: connectionOf(database) },
     log: (line) => logger.log(line),
@@ -244,10 +251,10 @@ const bringUpToDate = (database: Database): Promise<void> =>
  * Runs the pending migrations of a module's database and nothing else. It fails with the same errors as the module's start.
  */
 export const migrateDatabase = (database: Database): Promise<void> =>
-  whenUp(database, migrateWithinMs, () => bringUpToDate(database));
+  whenUp(database, migrateWithinMs, () => bringUpToDate({ ...standard, ...database }));
 
-const connect = (database: Database): Promise<DataSource> =>
-  whenUp(database, database.connectWithinMs ?? Number.POSITIVE_INFINITY, async () => {
+const connect = (database: Settings): Promise<DataSource> =>
+  whenUp(database, database.connectWithinMs, async () => {
     await bringUpToDate(database);
     return new ModuleDataSource(database, connectionOf(database)).initialize();
   });
@@ -263,7 +270,8 @@ class DatabaseModule {}
  * The start waits for a Postgres that is not up yet. If Postgres refuses the connection, it fails with an Error that names
  * the place and the variable, but never the password; if a migration fails, with one that names the migration.
  */
-export function databaseFor(database: Database): DynamicModule {
+export function databaseFor(given: Database): DynamicModule {
+  const database = { ...standard, ...given };
   const { name } = database;
   return {
     module: DatabaseModule,

@@ -32,9 +32,6 @@ export const noteUncertainCommits = (client: ClientBase): void => {
 /** Spans omit the text of a statement; its name identifies it. */
 const ofPostgres = { kind: 'client', attributes: { 'db.system.name': 'postgresql' } } as const;
 
-/** Longer than `statement_timeout`, so that Postgres ends a slow statement first. A silent connection is given up. */
-export const defaultAnswersWithinMs = 12_000;
-
 /**
  * The result of a query. Its function is passed to the driver, which has neither a promise nor a timeout of its own then: it
  * would assign a function to a property for either. V8 allocates such a function in the old generation, so until the next
@@ -116,7 +113,7 @@ export class Sql implements Queries {
   constructor(
     private readonly pool: Pool,
     private readonly name: string,
-    private readonly answersWithinMs = defaultAnswersWithinMs,
+    private readonly answersWithinMs: number,
   ) {}
 
   /** Runs a statement outside of a transaction: it is committed when the promise resolves. */

@@ -304,7 +304,7 @@ describe('Sql', () => {
     const pool = new pg.Pool({ connectionString: database.url, max: 1, connectionTimeoutMillis: 3_000 });
     // Of a connection that is idle when the database is dropped.
     pool.on('error', () => undefined);
-    const crowded = new Sql(pool, 'shop');
+    const crowded = new Sql(pool, 'shop', 12_000);
     expect(await failureOf(crowded.transaction(() => crowded.condition()))).toMatchObject({ code: 'unavailable' });
     await crowded.condition();
     await pool.end();

@@ -14,7 +14,7 @@ let checkpoints: Checkpoints;
 beforeAll(async () => {
   database = await testDatabase();
   pool = await readerPool(database.url);
-  checkpoints = new Checkpoints(new Sql(pool, 'reader'), 'reader');
+  checkpoints = new Checkpoints(new Sql(pool, 'reader', 12_000), 'reader');
 });
 
 afterAll(async () => {

@@ -69,7 +69,7 @@ export const startLog = async () => {
     CREATE TABLE reader.seen (
       consumer text, number bigserial, sequence text COLLATE "C", subject text, PRIMARY KEY (consumer, sequence)
     )`);
-  const sql = new Sql(pool, 'reader');
+  const sql = new Sql(pool, 'reader', 12_000);
   const checkpoints = new Checkpoints(sql, 'reader');
 
   const readLog: ReadLog<TestEvent> = async (after, limit) => {

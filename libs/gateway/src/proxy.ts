@@ -20,7 +20,7 @@ export const proxyTo = async (
   fastify: FastifyInstance,
   upstreams: readonly BalancedUpstream[],
   authenticator: Authenticator,
-  isTracing: () => boolean = () => false,
+  isTracing: () => boolean,
 ): Promise<void> => {
   await fastify.register(async (scope) => {
     scope.removeAllContentTypeParsers();

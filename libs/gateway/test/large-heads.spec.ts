@@ -25,7 +25,7 @@ const listen = async (service: Service): Promise<number> => {
 
 let port: number;
 beforeAll(async () => {
-  const document = { title: 'Order', description: '', version: '1' };
+  const document = { title: 'Order', description: '' };
   const order = await listen({ ...here, name: 'order', document, modules: [] });
   const origins = [`http://127.0.0.1:${order}`];
   const upstream = { prefixes: ['/orders'], open: [], keyed: undefined, balance: 'random', origins } as const;

@@ -10,7 +10,7 @@ import {
 } from '@nestjs/common';
 import { Readiness } from '#health';
 import { Authenticator } from '#security';
-import { Metrics, RequestLog, Traces } from '#telemetry';
+import { Metrics, Traces, type RequestLog } from '#telemetry';
 import type { GrpcService } from './definition.js';
 import type { GrpcClientLimits, GrpcServer } from './grpc-server.js';
 
@@ -47,7 +47,7 @@ export class GrpcListener implements OnModuleDestroy {
   async open(
     app: INestApplication,
     { at, service, variable, limits }: GrpcListening,
-    requestLog = new RequestLog(),
+    requestLog: RequestLog,
   ): Promise<void> {
     if (at === undefined) return;
     const admission = app.get(Admission, { strict: false });
@@ -55,9 +55,7 @@ export class GrpcListener implements OnModuleDestroy {
     const { metrics, traces } = this;
     // Loaded only if it is used, because grpc-js and protobufjs take a tenth of the time of a start.
     const { GrpcServer } = await import('./grpc-server.js');
-    const server = new GrpcServer(
-      ...([at, service, admission, authenticator, requestLog, metrics, traces, limits] as const),
-    );
+    const server = new GrpcServer(at, service, admission, authenticator, requestLog, metrics, traces, limits);
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

@@ -179,7 +179,7 @@ it('two checks of the same name are refused', async () => {
 
 it('the OpenAPI document describes the readiness endpoint', async () => {
   await start();
-  const { paths, components } = openApiDocument(app, { title: 'Health', description: '', version: '1' });
+  const { paths, components } = openApiDocument(app, { title: 'Health', description: '' });
   const { get: ready } = paths['/health/ready']!;
   expect(ready).toMatchObject({ operationId: 'getReadiness', tags: ['health'] });
   expect(Object.keys(ready!.responses)).toEqual(['200', '400', '500', '503']);

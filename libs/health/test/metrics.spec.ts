@@ -134,7 +134,7 @@ describe('GET /metrics', () => {
   });
 
   it('is documented as plain text', async () => {
-    const { paths } = openApiDocument(await start(), { title: 'Metrics', description: '', version: '1' });
+    const { paths } = openApiDocument(await start(), { title: 'Metrics', description: '' });
     const { get } = paths['/metrics']!;
     expect(get).toMatchObject({ operationId: 'getMetrics', tags: ['health'] });
     expect(get!.responses[200]).toMatchObject({ content: { 'text/plain': { schema: { type: 'string' } } } });

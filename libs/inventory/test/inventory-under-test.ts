@@ -5,14 +5,10 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type pg from 'pg';
 import type { Decision, Product, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
-import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
-import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
-import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
-import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
-import { HeldAtOnce1764000000052 } from '../migrations/5-held-at-once.js';
 import { PostgresProducts } from '../src/adapters/postgres-products.js';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
+import { inventoryDatabase } from '../src/inventory.module.js';
 import { AdjustStock } from '../src/use-cases/adjust-stock.js';
 import { CountStock } from '../src/use-cases/count-stock.js';
 import { FinishBranches } from '../src/use-cases/finish-branches.js';
@@ -59,22 +55,8 @@ export interface Instance {
 }
 
 export const startInstance = async (url: string): Promise<Instance> => {
-  const database = { name: 'inventory', url, schema: 'inventory' };
   const module = await Test.createTestingModule({
-    imports: [
-      databaseFor({
-        ...database,
-        entities: [ProductEntity],
-        migrations: [
-          ProductsAndStock1764000000002,
-          ProductChanges1764000000003,
-          DecidedAnew1764000000045,
-          RefusedWhileHeld1764000000051,
-          HeldAtOnce1764000000052,
-        ],
-      }),
-      TypeOrmModule.forFeature([ProductEntity], 'inventory'),
-    ],
+    imports: [databaseFor(inventoryDatabase(url)), TypeOrmModule.forFeature([ProductEntity], 'inventory')],
     providers: [PostgresStock, PostgresProducts],
   }).compile();
   const stock = module.get(PostgresStock);

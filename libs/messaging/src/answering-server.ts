@@ -1,5 +1,5 @@
 import type { Admission } from '#admission';
-import { Server, type MessageHandler } from '@nestjs/microservices';
+import { Server, type CustomTransportStrategy, type MessageHandler } from '@nestjs/microservices';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
 import { answeredBy, answering, type Answer, type Outcome } from './answers.js';
 import { InFlight } from './in-flight.js';
@@ -14,7 +14,7 @@ export const moduleOf = (pattern: string): string => pattern.slice(0, pattern.in
 export const drainMs = 10_000;
 
 /** Common base of our own transports: requests go through Nest's pipeline and the contract, as over TCP. */
-export abstract class AnsweringServer extends Server {
+export abstract class AnsweringServer extends Server implements CustomTransportStrategy {
   /** Records the calls that this server answers. */
   calls = new ObservedCalls();
   protected readonly inFlight = new InFlight();
@@ -25,6 +25,16 @@ export abstract class AnsweringServer extends Server {
     private readonly signing?: Signing,
   ) {
     super();
+  }
+
+  /** Resolves once it takes requests. */
+  protected abstract start(): Promise<void>;
+
+  override listen(callback: (error?: unknown) => void): void {
+    this.start().then(
+      () => callback(),
+      (error: unknown) => callback(error),
+    );
   }
 
   /** The operations that this application answers. */

@@ -1,5 +1,4 @@
 import { CleaveError } from '#contracts';
-import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer, drainMs } from './answering-server.js';
 import type { Ended, Question, Route } from './client.js';
 
@@ -10,17 +9,16 @@ export class InProcessHub {
   readonly opening = Promise.withResolvers<void>();
 }
 
-export class InProcessServer extends AnsweringServer implements CustomTransportStrategy {
+export class InProcessServer extends AnsweringServer {
   override readonly transportId = Symbol('in-process');
 
   constructor(private readonly hub: InProcessHub) {
     super();
   }
 
-  override listen(callback: () => void): void {
+  protected override async start(): Promise<void> {
     this.hub.server = this;
     this.hub.opening.resolve();
-    callback();
   }
 
   /** Whether there is a handler for any operation of the module. */

@@ -1,7 +1,6 @@
 import type { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { isRefusedByNats, type NatsAddress } from '#nats';
-import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { backoffMs } from '#periodic';
 import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
 import { setTimeout } from 'node:timers/promises';
@@ -88,7 +87,7 @@ class Membership {
  * Answers over NATS, as a member of the queue group of each module that this application answers for. While the requests to
  * a module fail, it leaves the group; if all instances have, requests reach it as the last resort.
  */
-export class NatsServer extends AnsweringServer implements CustomTransportStrategy {
+export class NatsServer extends AnsweringServer {
   override readonly transportId = Symbol('nats-requests');
   private readonly peer: NatsPeer;
   /** Requests that have not been answered, by their reply subject. */
@@ -103,8 +102,8 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   constructor(
     at: NatsAddress,
     admission: Admission,
-    signing?: Signing,
-    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+    signing: Signing | undefined,
+    private readonly canServe: () => Promise<boolean>,
   ) {
     super(admission, signing);
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);
@@ -112,13 +111,6 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
 
   get isReached(): boolean {
     return this.peer.isReached;
-  }
-
-  override listen(callback: (error?: unknown) => void): void {
-    this.start().then(
-      () => callback(),
-      (error: unknown) => callback(error),
-    );
   }
 
   /** Leaves the queue groups, answers all requests that NATS has delivered already, and then closes the connection. */
@@ -136,7 +128,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     await this.peer.close();
   }
 
-  private async start(): Promise<void> {
+  protected override async start(): Promise<void> {
     if (this.modules.size === 0) throw new Error('this application has no message handlers');
     this.largestBytes = Math.max(...this.operations.map(({ maxBytes }) => maxBytes));
     try {

@@ -1,12 +1,11 @@
 import type { Admission } from '#admission';
-import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer } from './answering-server.js';
 import { openPatiently, redisConnection, reportOutages, shut, type RedisConnection } from './redis-queue.js';
 import { RedisReader, type Work } from './redis-reader.js';
 import type { Signing } from './signing.js';
 
 /** Answers requests from Redis: one queue for each module that this application answers for. */
-export class RedisServer extends AnsweringServer implements CustomTransportStrategy {
+export class RedisServer extends AnsweringServer {
   override readonly transportId = Symbol('redis-streams');
   private connection: RedisConnection | undefined;
   private readers: RedisReader[] = [];
@@ -14,8 +13,8 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
   constructor(
     private readonly url: string,
     private readonly limits: Admission,
-    signing?: Signing,
-    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+    signing: Signing | undefined,
+    private readonly canServe: () => Promise<boolean>,
   ) {
     super(limits, signing);
   }
@@ -24,20 +23,13 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     return this.connection?.isReady === true && this.readers.every((reader) => reader.isReached);
   }
 
-  override listen(callback: (error?: unknown) => void): void {
-    this.start().then(
-      () => callback(),
-      (error: unknown) => callback(error),
-    );
-  }
-
   /** Stops reading, finishes and acknowledges the requests taken, then closes the connections. */
   override async close(): Promise<void> {
     await Promise.all(this.readers.map((reader) => reader.stop()));
     if (this.connection) shut(this.connection);
   }
 
-  private async start(): Promise<void> {
+  protected override async start(): Promise<void> {
     if (this.modules.size === 0) throw new Error('this application has no message handlers');
     const connection = redisConnection(this.url, 'answers');
     reportOutages(connection, (message) => this.logger.warn(message));

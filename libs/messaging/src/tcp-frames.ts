@@ -1,4 +1,4 @@
-import { JsonSocket, type JsonSocketOptions, type TcpSocket } from '@nestjs/microservices';
+import { JsonSocket, type TcpSocket } from '@nestjs/microservices';
 import { frameOf, packetIn, type Packet } from './frames.js';
 
 /** After this long without traffic, TCP keep-alive probes whether the other side still exists. */
@@ -44,9 +44,8 @@ export class FrameSocket extends JsonSocket {
     socket: TcpSocket['socket'],
     maxBytes: number,
     private speaksFrames: boolean,
-    options?: JsonSocketOptions,
   ) {
-    super(socket, { maxBufferSize: frameCharacters(maxBytes), ...options });
+    super(socket, { maxBufferSize: frameCharacters(maxBytes) });
     this.asks = speaksFrames;
   }
 

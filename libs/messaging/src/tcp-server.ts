@@ -37,9 +37,9 @@ export class TcpServer extends ServerTCP {
   constructor(
     { host, port }: Endpoint,
     private readonly admission: Admission,
-    private readonly signing?: Signing,
+    private readonly signing: Signing | undefined,
     /** Whether the application is ready; the answer to readiness probes. */
-    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+    private readonly canServe: () => Promise<boolean>,
     private readonly lookup: Lookup = addressesOf,
   ) {
     super({ host, port });

@@ -6,9 +6,9 @@ import { getEventListeners, once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { contractClient, type ContractClient } from '../src/client.js';
-import { Messenger, type Address } from '../src/index.js';
+import { Messenger } from '../src/index.js';
 import { TcpRoute, tcpTargets } from '../src/tcp-route.js';
-import { probeContract, startInstance, startProcess, type Instance, type InstanceProcess } from './probe.js';
+import { probeContract, startInstance, startProcess, tcpAt, type Instance, type InstanceProcess } from './probe.js';
 
 type Client = ContractClient<typeof probeContract>;
 
@@ -21,11 +21,6 @@ beforeEach(() => {
 afterEach(async () => {
   await messenger.onApplicationShutdown();
   for (const close of closing.splice(0).reverse()) await close();
-});
-
-const tcpAt = (...ports: number[]): Address => ({
-  scheme: 'tcp',
-  endpoints: ports.map((port) => ({ host: '127.0.0.1', port })),
 });
 
 const start = async (port: number, host = '127.0.0.1', name = `${host}:${port}`): Promise<Instance> => {

@@ -27,7 +27,7 @@ import { queueKeys } from '../src/redis-queue.js';
 import { probeContract, startInstance, startProcess, type Instance } from './probe.js';
 
 /** `npm run test:calls`: many seeds with many faults each, and longer ones. */
-const isLong = 'longCalls' in globalThis;
+const isLong = 'fullRun' in globalThis;
 const rounds = isLong ? 12 : 1;
 const faultsInARound = isLong ? 30 : 6;
 

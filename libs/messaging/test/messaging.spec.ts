@@ -26,12 +26,7 @@ import {
   sample,
   type Distance,
 } from './contract-suite.js';
-import { probeContract, startInstance, type Instance } from './probe.js';
-
-const tcpAt = (...ports: number[]): Address => ({
-  scheme: 'tcp',
-  endpoints: ports.map((port) => ({ host: '127.0.0.1', port })),
-});
+import { probeContract, startInstance, tcpAt, type Instance } from './probe.js';
 
 const overTcp: Distance = {
   name: 'over TCP',
@@ -220,7 +215,7 @@ describe('TCP', () => {
   it('listens at the first address of a host name, where callers look for it', async () => {
     const lookup = (host: string) => Promise.resolve(host === 'two.test' ? ['127.0.0.2', '127.0.0.3'] : []);
     const at = { host: 'two.test', port: await freePort() };
-    const server = new TcpServer(at, {} as never, undefined, undefined, lookup);
+    const server = new TcpServer(at, {} as never, undefined, () => Promise.resolve(true), lookup);
     expect(await new Promise((resolve) => server.listen(resolve))).toBeUndefined();
     expect(server.unwrap<ReturnType<typeof createServer>>().address()).toMatchObject({
       address: '127.0.0.2',

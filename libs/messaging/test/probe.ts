@@ -340,6 +340,12 @@ export interface Instance {
   close(): Promise<void>;
 }
 
+/** Instances that listen over TCP on this machine. */
+export const tcpAt = (...ports: number[]): Address => ({
+  scheme: 'tcp',
+  endpoints: ports.map((port) => ({ host: '127.0.0.1', port })),
+});
+
 /** One application with the probe module, listening at the addresses; it expects `neighbours` in-process. */
 export async function startInstance(
   listen: readonly Address[],

@@ -11,7 +11,7 @@ import {
 } from '../src/domain/order.js';
 import { fingerprintOf } from '../src/domain/placement.js';
 import { ChangeOrder, type ChangeableOrders, type KeyedChange } from '../src/use-cases/change-order.js';
-import { newTenant, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
+import { newTenant, orderIn, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
 
 let instances: TwoInstances<Instance>;
 let one: Instance;
@@ -26,11 +26,8 @@ beforeAll(async () => {
 
 afterAll(() => instances?.stop());
 
-const placed = async (quantity: number, of = tenant): Promise<Order> => {
-  const result = await one.placeOrder.execute(of, 'acc', requestOf({ mug: quantity }), null);
-  if ('refusal' in result) throw result.refusal;
-  return result.order;
-};
+const placed = async (quantity: number, of = tenant): Promise<Order> =>
+  orderIn(await one.placeOrder.execute(of, 'acc', requestOf({ mug: quantity }), null));
 
 const changing = (order: Order, more: { expectedVersions?: number[]; keyed?: KeyedChange } = {}) => ({
   ...{ tenant, orderId: order.order_id, expectedVersions: undefined },

@@ -5,20 +5,14 @@ import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } fro
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Checkpoints } from '#events';
 import { MasterKeys, type MasterKey } from '#security';
-import { Orders1764000000002 } from '../migrations/1-orders.js';
-import { Sagas1764000000004 } from '../migrations/2-sagas.js';
-import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
-import { EventLog1764000000006 } from '../migrations/4-event-log.js';
-import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
-import { PersonalData1764000000035 } from '../migrations/6-personal-data.js';
-import { TakenOver1764000000047 } from '../migrations/7-taken-over.js';
-import { EventsByTenant1764000000050 } from '../migrations/8-events-by-tenant.js';
 import { OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresPersonalData } from '../src/adapters/postgres-personal-data.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
+import type { Order } from '../src/domain/order.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
+import { orderDatabase } from '../src/order.module.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { FinishBranches, type StockBranches } from '../src/use-cases/finish-branches.js';
 import { KeepPersonalData } from '../src/use-cases/keep-personal-data.js';
@@ -29,6 +23,7 @@ import {
   ReserveAndRecord,
   payWithin,
   type PlacedOrders,
+  type PlacementResult,
   type StockHolder,
 } from '../src/use-cases/reserve-and-record.js';
 import { RotateDataKeys } from '../src/use-cases/rotate-data-keys.js';
@@ -238,18 +233,7 @@ export const startInstance = async (
   masterKeys: readonly MasterKey[] = [],
 ): Promise<Instance> => {
   const module = await Test.createTestingModule({
-    imports: [
-      databaseFor({
-        ...{ name: 'order', url, schema: 'orders' },
-        entities: [OrderEntity],
-        migrations: [
-          ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
-          ...[LogNumbers1764000000033, PersonalData1764000000035, TakenOver1764000000047],
-          EventsByTenant1764000000050,
-        ],
-      }),
-      TypeOrmModule.forFeature([OrderEntity], 'order'),
-    ],
+    imports: [databaseFor(orderDatabase(url)), TypeOrmModule.forFeature([OrderEntity], 'order')],
     providers: [
       ...[PostgresOrders, PostgresOutbox, PostgresPersonalData, PostgresSagas],
       { provide: payWithin, useValue: 60_000 },
@@ -266,14 +250,10 @@ export const startInstance = async (
     const relay = new RelayOutbox(checkpoints, outbox, stock);
     const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
     const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, sagasKnown, 15_000);
+    const branches = new FinishBranches(orders, stock, 1_000);
     return {
       ...{ stock, relay },
-      placeOrder: new PlaceOrder(
-        new ReserveAndRecord(
-          ...([placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000)] as const),
-          ...([personalData, 'flexible'] as const),
-        ),
-      ),
+      placeOrder: new PlaceOrder(new ReserveAndRecord(placed, stock, relay, sagas, branches, personalData, 'flexible')),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),
     };
@@ -334,6 +314,13 @@ export const tombstonesOf = async ({ sql }: Instance, tenant: string): Promise<s
     [tenant],
   );
   return rows.map((it) => it.order_id);
+};
+
+/** The order that was placed; fails if there is none. */
+export const orderIn = (result: PlacementResult | Error): Order => {
+  if (result instanceof Error) throw result;
+  if ('refusal' in result) throw result.refusal;
+  return result.order;
 };
 
 /** The result of a call, or the error that it failed with. */

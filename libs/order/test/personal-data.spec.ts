@@ -12,6 +12,7 @@ import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
 import {
   FakeInventory,
   newTenant,
+  orderIn,
   ordersOf,
   proxied,
   requestOf,
@@ -67,10 +68,7 @@ const place = (
   at: Instance = one,
 ): Promise<PlacementResult> => at.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }, more), key);
 
-const idOf = (result: PlacementResult): string => {
-  if ('refusal' in result) throw result.refusal;
-  return result.order.order_id;
-};
+const idOf = (result: PlacementResult): string => orderIn(result).order_id;
 
 const customer = (customerId = 'c-1') => ({ tenant, customerId });
 

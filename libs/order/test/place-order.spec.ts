@@ -10,6 +10,7 @@ import type { KeyedRefusal, OrderRecord, PlacementResult } from '../src/use-case
 import {
   FakeInventory,
   newTenant,
+  orderIn,
   ordersOf,
   proxied,
   requestOf,
@@ -45,12 +46,6 @@ const place = (
   at: Instance = one,
   account = 'acc',
 ): Promise<PlacementResult> => at.placeOrder.execute(tenant, account, request, key);
-
-const orderIn = (result: PlacementResult | Error) => {
-  if (result instanceof Error) throw result;
-  if ('refusal' in result) throw result.refusal;
-  return result.order;
-};
 
 const outage = new CleaveError('unavailable', 'not now');
 

@@ -5,11 +5,12 @@ import { CleaveError, type OverdueHold } from '#contracts';
 import { SeededRandom, twoInstances, testSeed, type TwoInstances } from '#testing';
 import { cancelOrder, newOrderId } from '../src/domain/order.js';
 import { canonicalPlacement, commandOf, fingerprintOf, placedOrder } from '../src/domain/placement.js';
-import type { OrderRecord, PlacementResult } from '../src/use-cases/reserve-and-record.js';
+import type { OrderRecord } from '../src/use-cases/reserve-and-record.js';
 import { SweepHolds } from '../src/use-cases/sweep-holds.js';
 import {
   FakeInventory,
   newTenant,
+  orderIn,
   ordersOf,
   proxied,
   requestOf,
@@ -45,12 +46,6 @@ const lost = () => Promise.reject(outage);
 
 const place = (key: string | null = null, at = one, units: Record<string, number> = { mug: 1 }) =>
   at.placeOrder.execute(tenant, 'acc', requestOf(units), key);
-
-const orderIn = (result: PlacementResult | Error) => {
-  if (result instanceof Error) throw result;
-  if ('refusal' in result) throw result.refusal;
-  return result.order;
-};
 
 /** Holds stock for an order that is not recorded, as if the process had been killed in between. */
 const abandon = async (key: string | null = null, units: Record<string, number> = { mug: 1 }): Promise<void> => {

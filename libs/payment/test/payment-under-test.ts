@@ -2,12 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { Test } from '@nestjs/testing';
 import type { PaymentRequest } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
-import { Payments1764000000003 } from '../migrations/1-payments.js';
-import { Stripe1764000000004 } from '../migrations/2-stripe.js';
-import { NothingAside1764000000050 } from '../migrations/3-nothing-aside.js';
 import { ManualProvider } from '../src/adapters/manual-provider.js';
 import { PostgresPayments } from '../src/adapters/postgres-payments.js';
 import { SimulatedProvider } from '../src/adapters/simulated-provider.js';
+import { paymentDatabase } from '../src/payment.module.js';
 import { HandleProviderNotice } from '../src/use-cases/handle-provider-notice.js';
 import { PerformOperations, type PaymentProvider } from '../src/use-cases/perform-operations.js';
 
@@ -23,15 +21,8 @@ export interface Instance {
 }
 
 export const startInstance = async (url: string): Promise<Instance> => {
-  const database = { name: 'payment', url, schema: 'payment' };
   const module = await Test.createTestingModule({
-    imports: [
-      databaseFor({
-        ...database,
-        entities: [],
-        migrations: [Payments1764000000003, Stripe1764000000004, NothingAside1764000000050],
-      }),
-    ],
+    imports: [databaseFor(paymentDatabase(url))],
     providers: [
       ...[PostgresPayments, ManualProvider, SimulatedProvider],
       {

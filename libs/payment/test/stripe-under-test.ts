@@ -28,7 +28,7 @@ export const startWithStripe = async (settings: Settings): Promise<StripeInstanc
   const stripe = { callTimeoutMs: 1_000, readTimeoutMs: 500, beginWithinMs: 200, answerWithinMs: 1_500, callsAtATime };
   const app = await createService({
     ...{ name: 'payment', HOST: '127.0.0.1', PORT: 0 },
-    document: { title: 'Payment', description: '', version: '1' },
+    document: { title: 'Payment', description: '' },
     modules: [PaymentModule.register({ ...settings, stripe })],
   });
   await app.listen(0, '127.0.0.1');

@@ -1,14 +1,13 @@
 /**
- * Whether an `Accept` header (RFC 9110, 12.5.1) prefers a media type over the usual one: it gives the type a higher weight,
+ * Whether an `Accept` header (RFC 9110, 12.5.1) prefers a media type over JSON: it gives the type a higher weight,
  * or the same weight and names it explicitly. Parameters other than the weight are ignored.
  *
  * @param wanted the media type, in lower case
- * @param usual the media type sent by default, in lower case
  */
-export const isAskedFor = (accept: string, wanted: string, usual: string): boolean => {
+export const isAskedFor = (accept: string, wanted: string): boolean => {
   const weights = weightsIn(accept);
   const weight = weightOf(weights, wanted);
-  const usually = weightOf(weights, usual);
+  const usually = weightOf(weights, 'application/json');
   return weight > 0 && (weight > usually || (weight === usually && weights.has(wanted)));
 };
 

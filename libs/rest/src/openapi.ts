@@ -7,11 +7,13 @@ import { components, componentsAt, type JsonSchema } from './wire-schema.js';
 export interface DocumentOptions {
   title: string;
   description: string;
-  version: string;
   /** In display order. */
   tags?: { name: string; description?: string }[];
   servers?: { url: string; description?: string }[];
 }
+
+/** That of the API, which every app serves a part of. */
+const version = '1';
 
 type Paths = OpenAPIObject['paths'];
 const methods = ['get', 'put', 'post', 'patch', 'delete'] as const;
@@ -23,12 +25,9 @@ const methods = ['get', 'put', 'post', 'patch', 'delete'] as const;
  * @throws Error if two operations have the same id, or a reference cannot be resolved
  */
 export const openApiDocument = (app: INestApplication, options: DocumentOptions): OpenAPIObject => {
-  const { title, description, version, tags, servers } = options;
-  const { paths, components: scanned } = SwaggerModule.createDocument(app, {
-    openapi: '3.1.0',
-    info: { title, description, version },
-    components: {},
-  });
+  const { title, description, tags, servers } = options;
+  const head = { openapi: '3.1.0', info: { title, description, version } };
+  const { paths, components: scanned } = SwaggerModule.createDocument(app, { ...head, components: {} });
   refuseRepeatedOperationIds(paths);
   const schemaOf = (id: string): JsonSchema => {
     const schema = components.get(id) ?? (scanned?.schemas?.[id] as JsonSchema | undefined);
@@ -36,8 +35,7 @@ export const openApiDocument = (app: INestApplication, options: DocumentOptions)
     return schema;
   };
   return {
-    openapi: '3.1.0',
-    info: { title, description, version },
+    ...head,
     ...(servers && { servers }),
     ...(tags && { tags }),
     paths: inOrderOfTags(Object.entries(paths), tags),

@@ -31,8 +31,12 @@ export class Cursors {
     return Buffer.concat([this.signatureOf(content), content]).toString('base64url');
   }
 
-  /** @throws CleaveError `invalid-cursor` unless it is an unchanged cursor of ours whose payload fits the schema */
-  read<Schema extends z.ZodType>(cursor: string, schema: Schema): z.output<Schema> {
+  /**
+   * @returns the payload; undefined without a cursor
+   * @throws CleaveError `invalid-cursor` unless it is an unchanged cursor of ours whose payload fits the schema
+   */
+  read<Schema extends z.ZodType>(cursor: string | undefined, schema: Schema): z.output<Schema> | undefined {
+    if (cursor === undefined) return undefined;
     const parsed = schema.safeParse(this.payloadOf(cursor));
     if (!parsed.success) throw notOurs();
     return parsed.data;

@@ -99,7 +99,7 @@ class ThingsController {
     errors: ['invalid-cursor'],
   })
   listThings(@Query(valid(thingQuery)) query: z.output<typeof thingQuery>): z.output<typeof thingPage> {
-    const after = query.cursor === undefined ? 0 : cursors.read(query.cursor, position).after;
+    const after = cursors.read(query.cursor, position)?.after ?? 0;
     const size = pageLimit(query.limit);
     return {
       data: [{ name: query.maker, size, made_at: new Date(after), note: null }],
@@ -340,7 +340,6 @@ export const documentOf = (app: NestFastifyApplication) =>
   openApiDocument(app, {
     title: 'Things',
     description: 'An API to test with',
-    version: '1',
     tags: [{ name: 'things' }, { name: 'problems' }],
   });
 

@@ -6,8 +6,8 @@ import type { OrderLogEvent } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Checkpoints, fromLog, positionOf, type EventSource } from '#events';
 import { SeededRandom, testSeed, twoInstances, until, type TwoInstances } from '#testing';
-import { Sales1764000000007 } from '../migrations/1-sales.js';
 import { PostgresSales } from '../src/adapters/postgres-sales.js';
+import { salesDatabase } from '../src/sales.module.js';
 import { FollowOrders, type OrderLog, type Views } from '../src/use-cases/follow-orders.js';
 
 interface Instance {
@@ -19,7 +19,7 @@ interface Instance {
 
 const startInstance = async (url: string): Promise<Instance> => {
   const module = await Test.createTestingModule({
-    imports: [databaseFor({ name: 'sales', url, schema: 'sales', entities: [], migrations: [Sales1764000000007] })],
+    imports: [databaseFor(salesDatabase(url))],
     providers: [
       PostgresSales,
       { provide: Checkpoints, inject: [sqlToken('sales')], useFactory: (sql: Sql) => new Checkpoints(sql, 'sales') },

@@ -14,7 +14,6 @@ export const apiDocument: DocumentOptions = {
       '- **Money** is an integer in minor units (cents, pence), with an ISO 4217 currency.',
     ].join('\n'),
   ].join('\n\n'),
-  version: '1',
   tags: [
     { name: 'orders', description: 'Place, read and change orders; follow what happens to them' },
     { name: 'customers', description: 'Export and erase personal data' },

@@ -21,6 +21,7 @@ import { apiDocument } from './api-document.js';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
+  connectionLimits,
   createRestApp,
   mountDocs,
   openApiDocument,
@@ -182,10 +183,7 @@ export const serve = async (service: Service): Promise<string> => {
     const brokers = await listenForMessages(app, service.listen ?? [], () => readiness.canServe());
     for (const [broker, isReached] of brokers)
       readiness.add(messagesBy(broker), () => Promise.resolve(conditionOf(broker, isReached())));
-    const { HTTP_MAX_CONNECTIONS: maxConnections = usualConnectionLimits.maxConnections } = service;
-    const { HTTP_REQUEST_MS: requestMs = usualConnectionLimits.requestMs } = service;
-    const { HTTP_ANSWER_MS: answerMs = usualConnectionLimits.answerMs } = service;
-    const limits = { maxConnections, requestMs, answerMs };
+    const limits = connectionLimits(clientOptions(service).connections);
     if (service.grpc) await app.get(GrpcListener).open(app, { ...service.grpc, limits }, requestLog);
     return app;
   };

@@ -85,9 +85,9 @@ export interface RedisCluster {
 }
 
 const slots = 16_384;
+const masters = 3;
 
 interface ClusterOptions {
-  masters?: number;
   /** Each master has a replica that can take its place. */
   isReplicated?: boolean;
   /** Masters that have no slot yet. */
@@ -103,7 +103,7 @@ interface ClusterOptions {
  * PATH.
  */
 export const startRedisCluster = async (options: ClusterOptions = {}): Promise<RedisCluster> => {
-  const { masters = 3, isReplicated = false, spares = 0, nodeTimeoutMs = 15_000, isPartial = false } = options;
+  const { isReplicated = false, spares = 0, nodeTimeoutMs = 15_000, isPartial = false } = options;
   const slotted = isReplicated ? 2 * masters : masters;
   const size = slotted + spares;
   const nodes = await Promise.all(

@@ -104,7 +104,7 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
   const orders = new FakeOrders();
   const app = await createService({
     ...{ name: 'webhooks', HOST: '127.0.0.1', PORT: 0 },
-    document: { title: 'Webhooks', description: '', version: '1' },
+    document: { title: 'Webhooks', description: '' },
     modules: [
       {
         module: FakeOrderModule,

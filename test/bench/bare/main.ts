@@ -4,9 +4,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { json } from 'node:stream/consumers';
 import pg from 'pg';
-import { carryOut } from '../commands.js';
+import { carryOut, type ShopCommands } from '../commands.js';
 import { schemaFor } from '../limits/minimal-order.js';
-import type { BareCommands } from './commands.js';
 
 /**
  * The least that a batch of orders over HTTP costs: the orders of limit a, as many in each statement as arrived together, in
@@ -163,4 +162,4 @@ carryOut({
     await once(server, 'listening');
     return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   },
-} satisfies BareCommands);
+} satisfies ShopCommands);

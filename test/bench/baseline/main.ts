@@ -3,8 +3,7 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { carryOut } from '../commands.js';
-import type { BaselineCommands } from './commands.js';
+import { carryOut, type ShopCommands } from '../commands.js';
 import { OrderController, ShelfController } from './controllers.js';
 import { IdempotencyKey, Order, OrderLine, Outbox, Product } from './entities.js';
 import { OrderService } from './order.service.js';
@@ -36,4 +35,4 @@ carryOut({
     await app.listen(0, '127.0.0.1');
     return app.getUrl();
   },
-} satisfies BaselineCommands);
+} satisfies ShopCommands);

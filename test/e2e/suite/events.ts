@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { eventually } from '#testing';
 import { ok, refused, type EventPage, type History, type Order } from '../../support/api.js';
 import { EventStream } from '../../support/event-stream.js';
-import { eventually } from '../../support/eventually.js';
 import type { World } from './world.js';
 
 type Event = EventPage['data'][number];

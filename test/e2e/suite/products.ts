@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
+import { eventually } from '#testing';
 import { ok, refused, type Answer, type Product, type ProductBatch, type ProductPage } from '../../support/api.js';
-import { eventually } from '../../support/eventually.js';
 import { fresh } from '../../support/fresh.js';
 import type { World } from './world.js';
 

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { z } from 'zod';
 import type { webhookDeliveryPage, webhookEndpoint } from '#contracts';
+import { eventually } from '#testing';
 import { ok, refused } from '../../support/api.js';
-import { eventually } from '../../support/eventually.js';
 import { WebhookReceiver } from '../../support/webhook-receiver.js';
 import type { World } from './world.js';
 

@@ -1,12 +1,12 @@
 import { gzipSync } from 'node:zlib';
 import type { SeededRandom } from '#testing';
-import type { FuzzedOperation, FuzzedParameter } from './document.js';
+import type { Operation, Parameter } from '../../support/openapi.js';
 import { hostileFields, hostileParts, hostileQueries } from './hostile.js';
 import { Members, textOf } from './json.js';
 import { mutated, type Seen, type Values } from './values.js';
 
 export interface FuzzedRequest {
-  operation: FuzzedOperation;
+  operation: Operation;
   method: string;
   /** As sent. */
   path: string;
@@ -76,7 +76,7 @@ export class Requests {
   ) {}
 
   /** @param credential of a caller that may call the operation */
-  next(operation: FuzzedOperation, credential: string): FuzzedRequest {
+  next(operation: Operation, credential: string): FuzzedRequest {
     const { random } = this;
     const headers: FuzzedRequest['headers'] = {
       ...this.fieldsOf(operation),
@@ -94,7 +94,7 @@ export class Requests {
     return { operation, method, path: this.pathOf(operation), headers, body };
   }
 
-  private pathOf({ template, parameters }: FuzzedOperation): string {
+  private pathOf({ template, parameters }: Operation): string {
     const path = template.replaceAll(/\{(\w+)\}/g, (_, name: string) => this.partOf(name, template));
     const query = this.queryOf(parameters.filter((it) => it.in === 'query'));
     return query === '' ? path : `${path}?${query}`;
@@ -110,7 +110,7 @@ export class Requests {
     return name === 'code' ? 'out-of-stock' : '019a5f00-0000-7000-8000-00000000000a';
   }
 
-  private queryOf(parameters: FuzzedParameter[]): string {
+  private queryOf(parameters: Parameter[]): string {
     const { random } = this;
     const parts = parameters
       .filter((it) => it.required || random.next() < 0.4)
@@ -123,7 +123,7 @@ export class Requests {
     return parts.join('&');
   }
 
-  private fieldsOf({ parameters }: FuzzedOperation): Record<string, string | string[]> {
+  private fieldsOf({ parameters }: Operation): Record<string, string | string[]> {
     const { random } = this;
     const fields = parameters
       .filter((it) => it.in === 'header' && (it.required || random.next() < 0.5))
@@ -141,7 +141,7 @@ export class Requests {
     return random.next() < 0.1 ? [random.pick(hostileFields), random.pick(hostileFields)] : random.pick(hostileFields);
   }
 
-  private bodyOf({ body, examples }: FuzzedOperation): Buffer | undefined {
+  private bodyOf({ body, examples }: Operation): Buffer | undefined {
     const { random } = this;
     if (!body) return random.next() < 0.02 ? Buffer.from('{"a":1}') : undefined;
     if (random.next() < 0.02) return undefined;

@@ -1,5 +1,5 @@
 import type { SeededRandom } from '#testing';
-import type { Schema } from './document.js';
+import type { Schema } from '../../support/openapi.js';
 import { hostileTexts, hostileValues, largeValues, treacherousMembers } from './hostile.js';
 import { Members } from './json.js';
 

@@ -32,7 +32,7 @@ export class AuditController {
     @Query(valid(auditQuery)) query: z.output<typeof auditQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof auditPage>> {
-    const after = query.after === undefined ? 0 : this.cursors.read(query.after, cursor).entry;
+    const after = this.cursors.read(query.after, cursor)?.entry ?? 0;
     const data = await this.trail.after(tenantFor(caller, query.tenant), after, pageLimit(query.limit));
     return { data, next_cursor: this.cursors.write({ entry: data.at(-1)?.entryId ?? after }) };
   }

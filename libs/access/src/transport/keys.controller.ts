@@ -55,7 +55,7 @@ export class KeysController {
     @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof keyPage>> {
-    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).before;
+    const before = this.cursors.read(query.cursor, cursor)?.before;
     const { data, last } = await this.manageKeys.list(tenantFor(caller, query.tenant), before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
   }

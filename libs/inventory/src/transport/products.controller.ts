@@ -77,7 +77,7 @@ export class ProductsController {
     @Query(valid(productListQuery)) query: z.output<typeof productListQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof productPage>> {
-    const after = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).after;
+    const after = this.cursors.read(query.cursor, cursor)?.after;
     const { data, last } = await this.listProducts.execute(caller.tenant, after, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
   }

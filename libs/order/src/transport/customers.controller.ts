@@ -32,7 +32,7 @@ export class CustomersController {
     @Query(valid(exportQuery)) query: z.output<typeof exportQuery>,
     @CalledBy() { tenant }: Caller,
   ): Promise<z.output<typeof customerExport>> {
-    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, orderCursor).before;
+    const before = this.cursors.read(query.cursor, orderCursor)?.before;
     const { data, last } = await this.customers.export({ tenant, customerId }, before, pageLimit(query.limit));
     return {
       data: data.map(({ history, ...order }) => ({

@@ -29,7 +29,7 @@ export class DeadLettersController {
     @Query(valid(deadLetterQuery)) query: z.output<typeof deadLetterQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof deadLetterPage>> {
-    const after = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).after;
+    const after = this.cursors.read(query.cursor, cursor)?.after;
     const { data, last } = await this.deadLetters.list(caller.tenant, after, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
   }

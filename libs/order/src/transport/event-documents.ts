@@ -25,4 +25,4 @@ export const eventCursor = (cursors: Cursors, { xid, id }: Position): string => 
 
 /** @throws CleaveError `invalid-cursor` */
 export const positionIn = (cursors: Cursors, text: string | undefined): Position | undefined =>
-  text === undefined ? undefined : cursors.read(text, cursor);
+  cursors.read(text, cursor);

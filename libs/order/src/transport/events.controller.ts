@@ -46,7 +46,7 @@ export class EventsController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof eventPage> | StreamableFile> {
-    if (accept !== undefined && isAskedFor(accept, eventStream, 'application/json')) {
+    if (accept !== undefined && isAskedFor(accept, eventStream)) {
       const events = this.readEvents.follow(
         caller.tenant,
         positionIn(this.cursors, lastEventId || after),

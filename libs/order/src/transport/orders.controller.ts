@@ -156,7 +156,7 @@ export class OrdersController {
     @Query(valid(orderListQuery)) query: z.output<typeof orderListQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof orderPage>> {
-    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, orderCursor).before;
+    const before = this.cursors.read(query.cursor, orderCursor)?.before;
     const filter = { customerId: query.customer_id, status: query.status, reference: query.reference };
     const { data, last } = await this.readOrders.list(caller.tenant, filter, before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
@@ -178,7 +178,7 @@ export class OrdersController {
     @Query(valid(historyQuery)) { limit, cursor }: z.output<typeof historyQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof orderHistory>> {
-    const after = cursor === undefined ? 0 : this.cursors.read(cursor, historyCursor).after;
+    const after = this.cursors.read(cursor, historyCursor)?.after ?? 0;
     const most = limit === undefined ? limits.page : pageLimit(limit);
     const { data, last } = await this.readOrders.history(caller.tenant, orderIdIn(id), after, most);
     return { data, next_cursor: historyCursorOf(this.cursors, last) };

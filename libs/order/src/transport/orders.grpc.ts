@@ -76,7 +76,7 @@ export class OrdersGrpc {
     @CalledBy() caller: Caller,
   ): Promise<object> {
     const { page_size, page_token, customer_id, status, reference } = request;
-    const before = page_token ? this.cursors.read(page_token, orderCursor).before : undefined;
+    const before = this.cursors.read(page_token || undefined, orderCursor)?.before;
     const limit = Math.min(page_size || limits.defaultPage, limits.page);
     const filter = { customerId: customer_id, status, reference };
     const { data, last } = await this.readOrders.list(caller.tenant, filter, before, limit);

@@ -1,13 +1,12 @@
 import type { Counter, Histogram } from '@opentelemetry/api';
 import { CleaveError } from '#contracts';
-import type { Metrics, Traces } from '#telemetry';
+import { answerSeconds, type Metrics, type Traces } from '#telemetry';
 import type { Batcher } from './batcher.js';
 import type { Placement, PlacementResult } from './reserve-and-record.js';
 
 type Results = (PlacementResult | Error)[];
 
 const sizes = [1, 2, 5, 10, 20, 50, 100, 150, 200, 250];
-const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 /** Measures and traces the batches in which orders are placed. */
 export class ObservedBatches {
@@ -29,7 +28,7 @@ export class ObservedBatches {
     this.duration = meter?.createHistogram('order.batch.duration', {
       unit: 's',
       description: 'Duration of reserving and recording a batch of orders.',
-      advice: { explicitBucketBoundaries: seconds },
+      advice: { explicitBucketBoundaries: answerSeconds },
     });
     this.placements = meter?.createCounter('order.placements', {
       unit: '{order}',

@@ -41,7 +41,7 @@ export class SalesController {
     @Query(valid(salesQuery)) query: z.output<typeof salesQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof salesPage>> {
-    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor);
+    const before = this.cursors.read(query.cursor, cursor);
     const filter = { productId: query.product_id, from: query.from, to: query.to };
     const { data, last } = await this.readSales.list(caller.tenant, filter, before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write(last) };

@@ -81,7 +81,7 @@ export class WebhooksController {
   ): Promise<z.output<typeof webhookEndpointPage>> {
     const { data, last } = await this.manageEndpoints.list(
       caller.tenant,
-      this.positionOf(query.cursor),
+      this.cursors.read(query.cursor, cursor)?.before,
       pageLimit(query.limit),
     );
     return { data, next_cursor: this.cursorOf(last) };
@@ -207,7 +207,7 @@ export class WebhooksController {
       caller.tenant,
       uuidOr(id, endpointNotFound),
       status,
-      this.positionOf(given),
+      this.cursors.read(given, cursor)?.before,
       pageLimit(limit),
     );
     return { data, next_cursor: this.cursorOf(last) };
@@ -267,10 +267,6 @@ export class WebhooksController {
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof webhookDelivery>> {
     return this.redeliverMessages.one(caller.tenant, uuidOr(id, deliveryNotFound));
-  }
-
-  private positionOf(text: string | undefined): string | undefined {
-    return text === undefined ? undefined : this.cursors.read(text, cursor).before;
   }
 
   private cursorOf(last: string | null): string | null {

@@ -1,4 +1,0 @@
-export type BareCommands = {
-  /** Creates the tables and listens. @returns the address */
-  listen(argument: { databaseUrl: string }): Promise<string>;
-};
