@@ -65,7 +65,7 @@ export class Connections implements Iterable<Socket> {
   private readonly sockets = new Set<Socket>();
   /** The connections beyond the limit, oldest first. */
   private readonly spare = new Set<Socket>();
-  /** Since when the client of a response has not read. */
+  /** At how many looks the client of a response had not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
   private readonly sayFull = throttled(saidEveryMs);
 
@@ -143,10 +143,10 @@ export class Connections implements Iterable<Socket> {
 
   /**
    * Closes connections whose client does not read, because their response stays in memory. A stream produces nothing more
-   * until its client reads, so the time counts from its last read.
+   * until its client reads, so the time counts from its last read. Looks are counted, not time: after this process has stood
+   * still, clients may have read, or have had nothing to read.
    */
   private cutUnread(): void {
-    const now = performance.now();
     for (const socket of this.sockets) {
       const answer = answerOn(socket);
       if (!answer?.headersSent) continue;
@@ -154,9 +154,9 @@ export class Connections implements Iterable<Socket> {
         this.unread.delete(answer);
         continue;
       }
-      const since = this.unread.get(answer) ?? now;
-      this.unread.set(answer, since);
-      if (now - since >= this.limits.answerMs) socket.destroy();
+      const looks = this.unread.get(answer) ?? 0;
+      this.unread.set(answer, looks + 1);
+      if (looks * lookMs >= this.limits.answerMs) socket.destroy();
     }
   }
 }
