@@ -32,7 +32,7 @@ const standardTimeouts: Timeouts = { connectTimeoutMs: 2_000, answerTimeoutMs: 3
 
 /**
  * How long an idle connection is kept, in milliseconds. A service that stops keeps idle connections open for twice as long,
- * so that it is always the gateway that closes one, and no request meets a connection that is being closed.
+ * so that it is usually the gateway that closes one. If the service does, it refuses a request that it meets.
  */
 const keepAliveMs = 1_000;
 

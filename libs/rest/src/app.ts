@@ -27,7 +27,7 @@ export interface RestAppOptions extends BrowserOptions {
   /**
    * How long a closing app keeps accepting connections while any client is connected, in milliseconds, although it already
    * reports not ready. Each response in that time carries `Connection: close`. A client that keeps idle connections for
-   * less than this time never sends a request on a connection that is being closed.
+   * less than this time closes them itself; those that are left are closed with a refusal.
    */
   drainDelayMs?: number;
   /** How long a closing app waits for requests in flight before it cuts their connections, in milliseconds. */
@@ -82,6 +82,6 @@ export const createRestApp = async (
   callDirectly(app);
   // This hook runs after those of the modules, which are already registered, so modules announce the shutdown before the
   // delay starts.
-  if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
+  fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
 };

@@ -1,5 +1,6 @@
 import type { Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 import { throttled } from '#periodic';
 
@@ -44,14 +45,18 @@ const mostSpare = 32;
 const mostBeyond = 1_000;
 /** How long a refused client has to read the refusal, in milliseconds. */
 const goWithinMs = 1_000;
+/** How many turns of the event loop are waited at most until nobody connects any more: as many as can wait in the kernel. */
+const mostQueued = 4_096;
+/** How often idle connections are looked for while the server closes, in milliseconds. */
+const idleLookMs = 50;
 
 /** The response in progress on a connection: null between requests, undefined before the first request. */
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
   (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
 
 /**
- * Marks a 503 that does not mean that the process is faulty or shutting down: it has too many `connections` (this one is
- * closed), too many `requests`, or has yet to `start`.
+ * Marks a 503 that does not mean that the process is faulty: it accepts no more `connections` (this one is closed), has too
+ * many `requests`, or has yet to `start`. With `connections` or `start`, the request has not begun.
  */
 export const fullHeader = 'cleave-full';
 
@@ -65,9 +70,11 @@ export class Connections implements Iterable<Socket> {
   private readonly sockets = new Set<Socket>();
   /** The connections beyond the limit, oldest first. */
   private readonly spare = new Set<Socket>();
-  /** Since when the client of a response has not read. */
+  /** At how many looks the client of a response had not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
   private readonly sayFull = throttled(saidEveryMs);
+  /** How many bytes had arrived on an idle connection at the last look, once the server closes. */
+  private idle: WeakMap<Socket, number> | undefined;
 
   constructor(
     server: Server,
@@ -89,6 +96,12 @@ export class Connections implements Iterable<Socket> {
     });
     const looking = setInterval(() => this.cutUnread(), lookMs).unref();
     server.once('close', () => clearInterval(looking));
+    // Node calls this when the server stops listening, to destroy idle connections.
+    server.closeIdleConnections = () => {
+      if (this.idle) return;
+      this.idle = new WeakMap();
+      this.closeIdle(this.idle);
+    };
   }
 
   get size(): number {
@@ -112,14 +125,43 @@ export class Connections implements Iterable<Socket> {
   }
 
   /**
+   * Resolves once a turn of the event loop, each of which accepts one connection, has accepted none. To be awaited before the
+   * server stops listening, which resets connections that are not accepted yet.
+   */
+  async acceptQueued(): Promise<void> {
+    // The first turn may begin after the poll for connections.
+    await nextTurn();
+    for (let turns = 0, before = Number.NaN; turns < mostQueued && before !== this.openedAt; turns += 1) {
+      before = this.openedAt;
+      await nextTurn();
+    }
+  }
+
+  /**
+   * Closes streams, whose followers resume elsewhere, and connections without a request, until none is left. A connection
+   * is idle if nothing arrives between two looks. Each comes right after a poll, so that what had arrived at the first one
+   * is read before the second, however long the process stands still in between.
+   */
+  private closeIdle(idle: WeakMap<Socket, number>): void {
+    for (const stream of this.streams) stream.destroy();
+    for (const socket of this.sockets) {
+      if (answerOn(socket) || !socket.writable) continue;
+      if (idle.get(socket) === socket.bytesRead) this.sendAway(socket);
+      else idle.set(socket, socket.bytesRead);
+    }
+    if (this.sockets.size > 0) setTimeout(() => setImmediate(() => this.closeIdle(idle)), idleLookMs);
+  }
+
+  /**
    * A request on the connection may just not have been read yet. If the connection were cut off, the client would have to
-   * assume that the request may have taken effect. Closing a socket with unread data resets it and loses the response, so
-   * the client gets time to close it.
+   * assume that the request may have taken effect. So it is refused instead, and must not be carried out any more: the
+   * socket is not `writable`. Closing a socket with unread data resets it and may lose the refusal, so the client gets time
+   * to close it, and what has arrived by then is read.
    */
   private sendAway(socket: Socket): void {
     if (answerOn(socket)?.headersSent) return this.cut(socket);
     socket.end(this.refusal);
-    setTimeout(() => socket.destroy(), goWithinMs).unref();
+    setTimeout(() => setImmediate(() => socket.destroy()), goWithinMs).unref();
   }
 
   private cut(socket: Socket): void {
@@ -143,10 +185,10 @@ export class Connections implements Iterable<Socket> {
 
   /**
    * Closes connections whose client does not read, because their response stays in memory. A stream produces nothing more
-   * until its client reads, so the time counts from its last read.
+   * until its client reads, so the time counts from its last read. Looks are counted, not time: after this process has stood
+   * still, clients may have read, or have had nothing to read.
    */
   private cutUnread(): void {
-    const now = performance.now();
     for (const socket of this.sockets) {
       const answer = answerOn(socket);
       if (!answer?.headersSent) continue;
@@ -154,9 +196,9 @@ export class Connections implements Iterable<Socket> {
         this.unread.delete(answer);
         continue;
       }
-      const since = this.unread.get(answer) ?? now;
-      this.unread.set(answer, since);
-      if (now - since >= this.limits.answerMs) socket.destroy();
+      const looks = this.unread.get(answer) ?? 0;
+      this.unread.set(answer, looks + 1);
+      if (looks * lookMs >= this.limits.answerMs) socket.destroy();
     }
   }
 }

@@ -15,7 +15,6 @@ import { problemOfError, sendProblem } from './problems.js';
 import { answerExpectation, answerUnreadable, refusalOfUnheard } from './raw-answers.js';
 import { distrusted, originFormOf, refusalOfFields, refusalOfFull, refusalOfRequest } from './request-checks.js';
 
-const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
 /** A load balancer that probes readiness twice a second over separate connections has noticed the shutdown by then. */
 const quietMs = 600;
@@ -101,6 +100,8 @@ export class RestAdapter extends FastifyAdapter {
     const handlers = server.listeners('request') as RequestListener[];
     server.removeAllListeners('request');
     server.on('request', (request, response) => {
+      // The connection is being closed, and its client may have been told that a request on it has not begun.
+      if (!request.socket.writable) return void request.resume();
       const full = this.loadShedder.fullFor(request);
       if (full && this.isOrdinary(request)) this.loadShedder.refuse(request, response, full.limiter, full.path);
       else for (const handle of handlers) handle.call(server, request, response);
@@ -162,22 +163,11 @@ export class RestAdapter extends FastifyAdapter {
     // Fastify sets `Connection: close` only on requests that arrive after closing began.
     for (const answer of [...this.connections].map(answerOn))
       if (answer && !answer.headersSent) answer.setHeader('connection', 'close');
-    const sweep = setInterval(() => {
-      if (server.listening) return;
-      server.closeIdleConnections();
-      // A client that follows events resumes at another instance, from the last event it received.
-      for (const stream of this.connections.streams) stream.destroy();
-      // Node waits for preconnected sockets that have not sent a request as if one were in flight.
-      for (const socket of this.connections) if (answerOn(socket) === undefined) socket.destroy();
-    }, sweepIntervalMs);
     const cut = setTimeout(() => {
       new Logger('Rest').warn(`Requests still run after ${this.settings.patienceMs} ms; their connections are cut.`);
       server.closeAllConnections();
     }, this.settings.patienceMs);
-    await this.instance.close().finally(() => {
-      clearInterval(sweep);
-      clearTimeout(cut);
-    });
+    await this.instance.close().finally(() => clearTimeout(cut));
   }
 
   /**
@@ -191,6 +181,7 @@ export class RestAdapter extends FastifyAdapter {
       connections.size > connections.streams.size || now - connections.openedAt < quietMs;
     for (let now = performance.now(); isUsed(now) && now < giveUpAt; now = performance.now())
       await sleep(unusedCheckMs);
+    await connections.acceptQueued();
   }
 }
 

@@ -1,13 +1,12 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { setImmediate, setTimeout } from 'node:timers/promises';
+import { setTimeout } from 'node:timers/promises';
 import { BrowserHeaders, type BrowserOptions } from './browser-headers.js';
-import { fullHeader } from './connections.js';
+import { Connections, fullHeader, usualConnectionLimits } from './connections.js';
 import { problemOf, problemType } from './problems.js';
+import { refusalOfUnheard } from './raw-answers.js';
 
 const usuallyOpensAfterMs = 1_000;
-/** How long a client that is connected when it closes has time to send its request. */
-const goWithinMs = 1_000;
 
 const notYet =
   'The process is still starting and waits for its dependencies (see GET /health/ready). The request has had no effect; repeat it.';
@@ -31,6 +30,7 @@ export class StartupServer {
   private readonly server = createServer((request, reply) => this.answer(request, reply));
   private readonly ended = new AbortController();
   private readonly browsers: BrowserHeaders;
+  private readonly connections: Connections;
   private opening: Promise<void> = Promise.resolve();
 
   /**
@@ -43,6 +43,7 @@ export class StartupServer {
     private readonly opensAfterMs = usuallyOpensAfterMs,
   ) {
     this.browsers = new BrowserHeaders(at);
+    this.connections = new Connections(this.server, usualConnectionLimits, refusalOfUnheard(this.browsers));
   }
 
   /**
@@ -65,12 +66,9 @@ export class StartupServer {
     this.ended.abort();
     // It may still be resolving its host name. A failure to listen is reported to the caller that awaits the start.
     await this.opening.catch(() => undefined);
-    if (!this.server.listening) return;
-    // A start leaves the event loop no time. Connections that nobody has accepted yet would be reset, and their callers would
-    // not know that their requests had no effect. The first turn may begin after the poll for connections.
-    for (let turns = 0; turns < 2; turns += 1) await setImmediate();
+    // A start leaves the event loop no time to accept connections.
+    if (this.server.listening) await this.connections.acceptQueued();
     this.server.close();
-    void setTimeout(goWithinMs, undefined, { ref: false }).then(() => this.server.closeAllConnections());
   }
 
   private async openLater(): Promise<void> {

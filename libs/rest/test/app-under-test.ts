@@ -355,3 +355,7 @@ export const raw = async (port: number, ...chunks: (string | Buffer)[]): Promise
   await once(socket, 'close');
   return answer;
 };
+
+/** Stops the process for a while, as a busy machine does: timers become due, and what arrives is not read. */
+export const standStill = (forMs: number): void =>
+  void Atomics.wait(new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)), 0, 0, forMs);

@@ -1,15 +1,16 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, request, type IncomingMessage, type ServerResponse } from 'node:http';
-import { connect, createServer, Server, type AddressInfo } from 'node:net';
+import { connect, createServer, Server, type AddressInfo, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it, jest } from '@jest/globals';
 import { Injectable, Module, type OnModuleDestroy } from '@nestjs/common';
 import { createRestApp, listenAt } from '#rest';
 import { eventually, freePort } from '#testing';
+import { answerOn } from '../src/connections.js';
 import { listenAlsoAt, listenAtAll } from '../src/listening.js';
-import { ModuleUnderTest, logInto, slow, startApp } from './app-under-test.js';
+import { ModuleUnderTest, changed, logInto, slow, standStill, startApp } from './app-under-test.js';
 
 const renewSlow = () => Object.assign(slow, { entered: Promise.withResolvers(), release: Promise.withResolvers() });
 
@@ -59,7 +60,7 @@ describe('a closing app', () => {
     renewSlow();
     const { app, port, log } = await startApp({ drainTimeoutMs: 20_000 });
     await listenAlsoAt(app.getHttpServer(), otherAddress);
-    const idle = connect(port, otherAddress);
+    const idle = connect(port, otherAddress).resume();
     await once(idle, 'connect');
     const pending = ask(new Agent(), port, 'POST', '/trials/slow', otherAddress);
     await slow.entered.promise;
@@ -116,13 +117,82 @@ describe('a closing app', () => {
 
   it('does not wait for connections that carry no request', async () => {
     const { app, port, log } = await startApp();
-    const sockets = [connect(port, '127.0.0.1'), connect(port, '127.0.0.1')];
+    const sockets = [connect(port, '127.0.0.1').resume(), connect(port, '127.0.0.1').resume()];
     await Promise.all(sockets.map((socket) => once(socket, 'connect')));
     const agent = new Agent({ keepAlive: true });
     expect(await ask(agent, port, 'GET', '/things/1')).toMatchObject({ status: 200, connection: 'keep-alive' });
     await Promise.all([app.close(), ...sockets.map((socket) => once(socket, 'close'))]);
     expect(log.join('\n')).not.toContain('are cut');
     agent.destroy();
+  });
+
+  /** A connection with its end at the server, over which a request was answered or none was sent yet. */
+  const connected = async ({ app, port }: Awaited<ReturnType<typeof startApp>>, isUsed: boolean) => {
+    const accepted = once(app.getHttpServer(), 'connection');
+    const client = connect(port, '127.0.0.1').setEncoding('utf8');
+    const [served] = (await accepted) as [Socket];
+    client.on('error', (error) => client.emit('data', error.message));
+    if (isUsed) {
+      client.write('GET /things/1 HTTP/1.1\r\nhost: localhost\r\n\r\n');
+      await once(client, 'data');
+      while (answerOn(served) !== null) await sleep(1);
+    }
+    let received = '';
+    client.on('data', (part: string) => void (received += part));
+    const send = () =>
+      client.write(
+        'POST /things HTTP/1.1\r\nhost: localhost\r\ncontent-length: 15\r\n' + jsonFollows + '{"name":"late"}',
+      );
+    return { served, send, received: once(client, 'close').then(() => received) };
+  };
+  const jsonFollows = 'content-type: application/json\r\n\r\n';
+
+  it.each([
+    ['was idle', true],
+    ['is new', false],
+  ])('answers a request that has arrived when it closes, on a connection that %s', async (_, isUsed) => {
+    const started = await startApp();
+    const { send, received } = await connected(started, isUsed);
+    const server = started.app.getHttpServer();
+    const close = server.close.bind(server);
+    server.close = (done: () => void) => {
+      send();
+      close(done);
+      // Meanwhile, the next look at idle connections becomes due.
+      standStill(1_000);
+      return server;
+    };
+    await started.app.close();
+    expect(await received).toMatch(/^HTTP\/1.1 201 Created\r\n/);
+  });
+
+  it.each([
+    ['was idle', true],
+    ['is new', false],
+  ])('refuses a request that arrives as it closes the connection, which %s, without effect', async (_, isUsed) => {
+    const started = await startApp();
+    const { served, send, received } = await connected(started, isUsed);
+    changed.length = 0;
+    for (const name of ['end', 'destroy'] as const) {
+      const original = served[name].bind(served) as (...args: unknown[]) => Socket;
+      served[name] = (...args: unknown[]) => {
+        Object.assign(served, { end: served.constructor.prototype.end, destroy: served.constructor.prototype.destroy });
+        send();
+        return original(...args);
+      };
+    }
+    await started.app.close();
+    expect(await received).toMatch(/^HTTP\/1.1 503 .*\r\ncleave-full: connections\r\n.*connection: close\r\n/s);
+    expect(changed).toEqual([]);
+  });
+
+  it('answers clients whose connections wait to be accepted when it closes', async () => {
+    const { app, port } = await startApp();
+    const asked = Array.from({ length: 10 }, () => ask(new Agent(), port, 'GET', '/things/1'));
+    // By then, the kernel has connected them all.
+    await new Promise((resolve) => process.nextTick(resolve));
+    const [...answers] = await Promise.all([...asked, app.close()]);
+    expect(answers.slice(0, -1)).toEqual(asked.map(() => ({ status: 200, connection: 'close' })));
   });
 
   it.each(['/trials/events', '/trials/undeclared-events'])('ends event streams: %s', async (path) => {

@@ -8,8 +8,8 @@ import { Controller, Get, Module, Post, StreamableFile } from '@nestjs/common';
 import { z } from 'zod';
 import { createRestApp, Endpoint, eventStream } from '#rest';
 import { eventually } from '#testing';
-import { Connections } from '../src/connections.js';
-import { logInto, raw } from './app-under-test.js';
+import { Connections, lookMs } from '../src/connections.js';
+import { logInto, raw, standStill } from './app-under-test.js';
 
 const answerMs = 1_000;
 const large = 'x'.repeat(64_000_000);
@@ -117,13 +117,17 @@ describe('a client that does not read', () => {
 
 describe('a client that reads slowly', () => {
   it('keeps its event stream', async () => {
-    const { socket } = await asking('/stream');
+    const { socket, closed } = await asking('/stream');
+    const cutOff = closed.then(() => {
+      throw new Error('The client was cut off.');
+    });
+    cutOff.catch(() => undefined);
     for (let times = 0; times < 60; times += 1) {
       await sleep(50);
       const before = socket.bytesRead;
       socket.resume();
       // Less would not always make the kernel tell the server that there is room again.
-      while (socket.bytesRead < before + 1_000_000) await once(socket, 'data');
+      while (socket.bytesRead < before + 1_000_000) await Promise.race([once(socket, 'data'), cutOff]);
       socket.pause();
     }
     expect(socket.destroyed).toBe(false);
@@ -142,6 +146,22 @@ describe('a client that reads slowly', () => {
     expect(isClosed).toBe(true);
     expect(socket.bytesRead).toBeLessThan(large.length);
   });
+});
+
+it('a client is not cut off because the process has stood still', async () => {
+  const http = createServer((_, response) => void response.write('the beginning'));
+  const limitMs = 10 * lookMs;
+  const connections = new Connections(http, { answerMs: limitMs, maxConnections: 1 }, '');
+  await once(http.listen(0, '127.0.0.1'), 'listening');
+  const client = connect((http.address() as AddressInfo).port, '127.0.0.1');
+  client.write('GET / HTTP/1.1\r\nhost: localhost\r\n\r\n');
+  await once(client, 'data');
+  await sleep(lookMs);
+  standStill(limitMs);
+  await sleep(lookMs);
+  expect(connections.size).toBe(1);
+  client.destroy();
+  http.close();
 });
 
 /** Opens connections one after the other, which send nothing. */

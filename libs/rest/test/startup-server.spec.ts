@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { StartupServer } from '#rest';
 import { eventually, freePort } from '#testing';
+import { standStill } from './app-under-test.js';
 
 const forEver = new Promise<never>(() => {});
 
@@ -75,15 +76,18 @@ it('the startup server answers what has arrived when it is closed, and frees its
   const room = new StartupServer(at, () => [], 0);
   void room.during(forEver);
   await eventually(() => fetch(`http://127.0.0.1:${at.PORT}/health/live`));
-  const sent = connect(at.PORT, at.HOST);
-  const silent = connect(at.PORT, at.HOST);
-  await Promise.all([once(sent, 'connect'), once(silent, 'connect')]);
-  sent.write('POST /keys HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n');
+  const request = 'POST /keys HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n';
+  const sent = Array.from({ length: 10 }, () => connect(at.PORT, at.HOST));
+  const [silent, late] = [connect(at.PORT, at.HOST), connect(at.PORT, at.HOST)];
+  await Promise.all([...sent, silent, late].map((socket) => once(socket, 'connect')));
+  for (const socket of sent) socket.write(request);
   // As after an app was started, which leaves no time to look for connections.
   await room.close();
+  late.write(request);
+  standStill(2_000);
   const next = createServer().listen(at.PORT, at.HOST);
   await once(next, 'listening');
-  expect(await text(sent)).toContain('503 Service Unavailable');
+  for (const socket of [...sent, late]) expect(await text(socket)).toContain('503 Service Unavailable');
   // A client that sends nothing does not keep it open.
   await once(silent.resume(), 'close');
   next.close();
