@@ -20,8 +20,9 @@ import type { Kept, Tiers } from './tiers.js';
 export interface Found<Value> {
   /** `undefined` if the source has no value. */
   value: Value | undefined;
+  /** Changes with every write; for `compareAndSet` and `compareAndDelete`. */
   version: string;
-  /** Milliseconds since the epoch, by the clock of Redis. */
+  /** Until when it is fresh, in milliseconds since the epoch by the clock of Redis; `null` for no expiry. */
   expiresAt: number | null;
   isStale: boolean;
   tier: 'l1' | 'l2';

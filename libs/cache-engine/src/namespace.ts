@@ -10,6 +10,7 @@ import type { Kept } from './tiers.js';
 
 export interface Written {
   version: string;
+  /** Until when it is fresh, in milliseconds since the epoch by the clock of Redis; `null` for no expiry. */
   expiresAt: number | null;
 }
 

@@ -67,6 +67,7 @@ export abstract class EventConsumer<Event extends LogEntry> extends BackgroundWo
   private held: LeasedPart[] = [];
   private heldUntil = 0;
   private mustLetGo = false;
+  private hasCheckpoints = false;
   /** The fraction of a batch that is taken at once: less than 1 after a lease was lost. */
   private share = 1;
   /** When this instance last had applied every event there was. */
@@ -160,13 +161,23 @@ export abstract class EventConsumer<Event extends LogEntry> extends BackgroundWo
       this.source.hold?.(this.held, () => this.wake());
     }
     if (this.held.length === 0) {
+      await this.expectCheckpoints();
       this.caughtUpAt = now;
       return false;
     }
+    this.hasCheckpoints = true;
     const { events, reached, isMore } = await this.read();
     if (reached.size > 0) await this.takeEffect(events, reached);
     if (!isMore) this.caughtUpAt = now;
     return isMore;
+  }
+
+  /** Without checkpoints there is nothing to lease, now or later, and it would look as if there were no events. */
+  private async expectCheckpoints(): Promise<void> {
+    if (this.hasCheckpoints) return;
+    if ((await this.checkpoints.read(this.consumer)).length === 0)
+      throw new Error(`the consumer ${this.consumer} has no checkpoints; a migration creates them (logStart)`);
+    this.hasCheckpoints = true;
   }
 
   private async takeEffect(events: readonly Event[], reached: ReadonlyMap<number, string>): Promise<void> {

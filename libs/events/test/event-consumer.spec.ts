@@ -159,4 +159,15 @@ describe('a consumer', () => {
     await expectAllSeen(consumer);
     expect(refusals).toMatchObject([{ code: 'CL001' }]);
   });
+
+  it('fails as long as it has no checkpoints, instead of seeming to have read everything', async () => {
+    const consumer = randomUUID();
+    const notes = new Notes(log, consumer, source());
+    begin(notes);
+    await until(async () => notes.failures.length > 0);
+    expect(String(notes.failures[0])).toContain(`the consumer ${consumer} has no checkpoints`);
+    await log.checkpoints.begin(consumer);
+    await log.write([randomUUID()]);
+    await expectAllSeen(consumer);
+  });
 });

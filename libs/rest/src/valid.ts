@@ -20,7 +20,9 @@ export class SchemaPipe implements PipeTransform {
     if (parsed.success) return parsed.data;
     if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);
     const { issues } = parsed.error;
-    throw invalid(faultsIn(type === 'query' ? issues.map((it) => toldAsRepeated(it, value)) : issues, value, data));
+    const faults = faultsIn(type === 'query' ? issues.map((it) => toldAsRepeated(it, value)) : issues, value, data);
+    const forms = formsOf(this.schema);
+    throw invalid(faults.map((it) => toldAsOfAnotherForm(it, value, forms)));
   }
 }
 
@@ -48,6 +50,22 @@ const toldAsRepeated = (issue: Issue, query: unknown): Issue =>
   Array.isArray(valueAt(query, issue.path))
     ? { code: 'custom', path: issue.path, message: 'is given more than once' }
     : issue;
+
+const unknownMember = 'is not a known member';
+
+const formsOf = (schema: z.ZodType): z.ZodObject[] =>
+  schema instanceof z.ZodUnion ? schema.options.filter((it) => it instanceof z.ZodObject) : [];
+
+/** A member of another form is documented, so to call it unknown would not say what is wrong. */
+const toldAsOfAnotherForm = (fault: Fault, given: unknown, forms: readonly z.ZodObject[]): Fault => {
+  const knows = ({ shape }: z.ZodObject, member: string): boolean => Object.hasOwn(shape, member);
+  const other = fault.message === unknownMember && forms.find((it) => knows(it, fault.path));
+  if (!other) return fault;
+  const excluded = Object.keys(given as object).filter(
+    (it) => !knows(other, it) && forms.some((form) => knows(form, it)),
+  );
+  return { ...fault, message: `cannot be combined with ${excluded.join(' or ')}` };
+};
 
 const kinds: Record<string, string> = {
   string: 'a string',
@@ -80,7 +98,7 @@ const faultsOf = (issue: Issue, value: unknown, base: PropertyKey[]): Fault[] =>
   const given = valueAt(value, issue.path);
   const fault = (message: string, at: PropertyKey[] = path): Fault[] => [{ path: at.map(String).join('.'), message }];
   if (issue.code === 'unrecognized_keys') {
-    return issue.keys.flatMap((key) => fault('is not a known member', [...path, key]));
+    return issue.keys.flatMap((key) => fault(unknownMember, [...path, key]));
   }
   if (given === undefined && (issue.code === 'invalid_type' || issue.code === 'invalid_union')) {
     return fault('is required');

@@ -227,6 +227,16 @@ describe('the message of a fault', () => {
     expect(await messagesOf({ ...alias, metadata: 7 })).toEqual(['must be an object']);
     expect(await messagesOf('no order')).toEqual(['must be an object']);
   });
+
+  it('does not call a member unknown that only belongs to another form', async () => {
+    const lines = [{ product_id: 'p', quantity: 1 }];
+    expect(await messagesOf({ ...alias, lines })).toEqual(['cannot be combined with product_id or quantity']);
+    expect(await messagesOf({ customer_id: 'c', lines, quantity: 1 })).toEqual(['cannot be combined with lines']);
+    expect(await messagesOf({ customer_id: 'c', product_id: 'p', lines })).toEqual(['cannot be combined with lines']);
+    expect(await messagesOf({ ...alias, lines, colour: 'red' })).toEqual([
+      ...['cannot be combined with product_id or quantity', 'is not a known member'],
+    ]);
+  });
 });
 
 describe('a URL', () => {

@@ -126,8 +126,9 @@ export class Authenticator {
   bearerOf(authorization: string | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
     if (authorization === undefined) throw notSaid();
-    const credential = authorization.length <= longestHeader ? bearer.exec(authorization)?.[1] : undefined;
-    if (credential === undefined) throw notValid();
+    if (authorization.length > longestHeader) throw notValid();
+    const credential = bearer.exec(authorization)?.[1];
+    if (credential === undefined) throw notSaid();
     // Only the credential is hashed: the scheme has many spellings, and each of them would take a place in the cache.
     const text = hash('sha256', credential, 'base64');
     const known = this.remembered.get(text);

@@ -86,6 +86,13 @@ describe('an authenticator', () => {
       expect(by.callerOf(`${scheme} ${adminKey}`, undefined)).toBe(caller);
   });
 
+  it('tells a caller who sends the key in another form how to send it', async () => {
+    const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
+    for (const header of [adminKey, `Basic ${btoa(`till:${adminKey}`)}`, `Bearer: ${adminKey}`, ''])
+      expect(() => by.callerOf(header, undefined)).toThrow('Authorization: Bearer <key or token>');
+    await expect(by.callerOf(`Bearer ${adminKey}0`, undefined)).rejects.toThrow('is not valid');
+  });
+
   it('refuses an API key if there is no key directory', async () => {
     const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
     expect(await taken(by, `Bearer ck_${'0'.repeat(32)}_${'0'.repeat(64)}`)).toBe('unauthenticated');
