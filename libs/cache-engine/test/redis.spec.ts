@@ -243,6 +243,52 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('replaces entries, leases and tags of another type or without an end, which other clients wrote to Redis', async () => {
+    const space = (await nodeOf(redis.url)).namespace<unknown>(name, { jitter: 0, tags: ['t'] });
+    const people = await createClient({ url: redis.url }).connect();
+    const [entry, lease, tag] = [`cache:e:{${name}:k}`, `cache:l:{${name}:k}`, `cache:t:{${name}:t}`];
+    const lists = async (key: string): Promise<void> => {
+      await people.del(key);
+      await people.lPush(key, 'x');
+    };
+    try {
+      await lists(entry);
+      expect(await space.getOrSet('k', () => 1)).toBe(1);
+      await warm(space, 'k');
+      await lists(entry);
+      expect(await space.compareAndSet('k', null, 2)).toMatchObject({ isWritten: true });
+
+      const leaves: (() => Promise<unknown>)[] = [
+        () => lists(lease),
+        () => people.set(lease, 'of someone else'),
+        // As if the clock of Redis had been set back by an hour.
+        () => people.set(lease, 'of someone else', { expiration: { type: 'PX', value: 3_600_000 } }),
+      ];
+      for (const leave of leaves) {
+        await space.delete('k');
+        await leave();
+        expect(await space.findOrLease('k', 60_000)).toEqual({ lease: expect.any(String) });
+        expect(await space.findOrLease('k', 60_000)).toEqual({ lease: null });
+      }
+
+      const breaks = ['x', '1e300', '-1e300', 'nan', ''].map((text) => () => people.set(tag, text));
+      for (const breakTag of [() => lists(tag), ...breaks]) {
+        await breakTag();
+        // Until it is notified, this process writes under the version that it knows.
+        await until(async () => {
+          await space.set('k', 3);
+          return (await space.find('k')) !== undefined;
+        });
+        await space.invalidateTags('t');
+        expect(await space.find('k')).toBeUndefined();
+        await breakTag();
+        await space.invalidateTags('t');
+      }
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('deletes after a clear the entries from before it, and none written since', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       const people = await createClient({ url: redis.url }).connect();
