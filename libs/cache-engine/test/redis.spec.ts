@@ -926,6 +926,24 @@ describeRedis('caches of several processes over one Redis', () => {
     expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
   });
 
+  it.each([-3_600_000, 3_600_000])('keeps times by the clock of Redis from the first call, %d ms away', async (ms) => {
+    const people = await createClient({ url: redis.url }).connect();
+    // This user is not told of invalidations. For others, that connection may happen to learn the time first.
+    await people.sendCommand(['ACL', 'SETUSER', 'unheard', 'on', '>secret', '~*', '+@all', '-role']);
+    const now = Date.now;
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + ms);
+    try {
+      const url = redis.url.replace('//', '//unheard:secret@');
+      const engine = new CacheEngine({ redis: { url, deadlineMs: 5_000 }, complain: () => undefined }).start();
+      open.push(engine);
+      const { expiresAt } = await engine.namespace<number>(name).set('k', 1, { ttl: 60_000, grace: 7_200_000 });
+      expect(Math.abs(expiresAt! - now())).toBeLessThan(600_000);
+    } finally {
+      clock.mockRestore();
+      people.destroy();
+    }
+  });
+
   it('backs off while each connection ends at once, and recovers afterwards', async () => {
     const own = await startRedis();
     try {
