@@ -14,7 +14,7 @@ import {
   type RedisCluster,
   type RedisServer,
 } from '#testing';
-import { CacheEngine, CacheUnavailable, anyVersion, cacheManagerOf, type Namespace } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, anyVersion, cacheManagerOf, textCodec, type Namespace } from '../src/index.js';
 
 const describeRedis = await redisOrSkip(describe);
 
@@ -955,6 +955,19 @@ describeRedis('caches of several processes over one Redis', () => {
     } finally {
       await own.stop();
     }
+  });
+
+  it('reports once, and without the value, that one cannot be decoded, however often it is read', async () => {
+    const complaints: string[] = [];
+    const complain = (message: string): number => complaints.push(message);
+    const engine = new CacheEngine({
+      redis: { url: redis.url, deadlineMs: 5_000, silenceMs: 60_000 },
+      complain,
+    }).start();
+    open.push(engine);
+    await (await nodeOf(redis.url)).namespace<string>(name, { codec: textCodec }).set('k', '{"mail":ann@example.com}');
+    for (let reads = 0; reads < 10; reads += 1) expect(await engine.namespace(name).get('k')).toBeUndefined();
+    expect(complaints).toEqual([`a value of ${name} cannot be decoded: SyntaxError`]);
   });
 
   it('reports that it was not started', async () => {
