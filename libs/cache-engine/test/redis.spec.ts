@@ -188,13 +188,23 @@ describeRedis('caches of several processes over one Redis', () => {
     const there = (await nodeOf(redis.url)).namespace<string>(name);
     const people = await createClient({ url: redis.url }).connect();
     try {
-      // Another client has put a list where an entry should be, so the script fails for it.
-      await people.lPush(`cache:e:{${name}:odd}`, 'odd');
       const keys = ['a', 'odd', 'b'];
-      const load = (key: string) => here.getOrSet(key, () => `loaded ${key}`);
+      const lease = `cache:l:{${name}:odd}`;
+      const spoilt = Promise.withResolvers<void>();
+      const load = (key: string) =>
+        here.getOrSet(key, async () => {
+          // Another client puts a list where the lease was, so the script that fills the keys fails for this one.
+          if (key === 'odd') {
+            await people.del(lease);
+            await people.lPush(lease, 'odd');
+            spoilt.resolve();
+          }
+          await spoilt.promise;
+          return `loaded ${key}`;
+        });
       expect(await Promise.all(keys.map(load))).toEqual(keys.map((it) => `loaded ${it}`));
       expect(await Promise.all(keys.map((it) => there.get(it)))).toEqual(['loaded a', undefined, 'loaded b']);
-      expect(engine.statistics.unavailable).toBe(1);
+      expect(engine.statistics.unavailable).toBeGreaterThan(0);
     } finally {
       people.destroy();
     }
