@@ -11,8 +11,8 @@ const toldHotKeys = 10;
  *
  * The promise: after an invalidation is acknowledged, no value loaded before it is served from Redis, nor from the process that
  * invalidated it. Other processes may serve it until Redis has notified them, and never longer than `silenceMs`, whatever
- * breaks. Redis replicates asynchronously, so a failover can lose an acknowledged invalidation; then only the time to live
- * bounds how stale a value can be.
+ * breaks. Redis replicates asynchronously, so a failover can lose an acknowledged invalidation, as can a restart from a
+ * snapshot; then only the time to live bounds how stale a value can be.
  */
 export class CacheEngine {
   private readonly tiers: Tiers;

@@ -49,8 +49,15 @@ const unpacked = (value: unknown): unknown => {
     return value.startsWith(':') ? value.slice(1) : value;
   }
   if (typeof value !== 'object' || value === null) return value;
-  if (Array.isArray(value)) return value.map(unpacked);
-  return Object.fromEntries(Object.entries(value).map(([name, it]) => [name, unpacked(it)]));
+  // Loops, because callbacks would take more of the stack: what JSON.stringify could write can then be read.
+  if (Array.isArray(value)) {
+    const items: unknown[] = [];
+    for (const it of value) items.push(unpacked(it));
+    return items;
+  }
+  const members: [string, unknown][] = Object.entries(value);
+  for (const member of members) member[1] = unpacked(member[1]);
+  return Object.fromEntries(members);
 };
 
 /**

@@ -73,6 +73,9 @@ const redisAt = (url: string) => {
   };
 };
 
+/** Receives an answer to TIME, and when it was asked for by `performance.now()`. */
+type TimeTold = (time: string[], askedAt: number) => void;
+
 /** One connection of the Redis client. */
 interface Client {
   isReady: boolean;
@@ -103,8 +106,13 @@ export class Connection {
     else client.on('node-error', () => this.cutOffNodes().length > 0 && this.connectLater(cutOffMs));
   }
 
-  /** Starts connecting in the background. */
-  start(): void {
+  /**
+   * Starts connecting in the background.
+   *
+   * @param timeTold receives the answer of a single server to TIME before the first call is sent: the times of the first
+   *   calls, too, are to be those of its clock
+   */
+  start(timeTold: TimeTold): void {
     this.isStarted = true;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.beginning = promise;
@@ -113,7 +121,7 @@ export class Connection {
     // A cluster has other nodes to try.
     if (kind === 'server') client.once('error', () => resolve());
     this.lookAfterAll();
-    this.connect(resolve);
+    this.connect(resolve, timeTold);
   }
 
   stop(): void {
@@ -123,12 +131,18 @@ export class Connection {
     this.redis.client.destroy();
   }
 
-  private connect(begun?: () => void): void {
+  private connect(begun?: () => void, timeTold?: TimeTold): void {
     const { kind, client } = this.redis;
+    const askTime = async (): Promise<void> => {
+      const askedAt = performance.now();
+      if (kind === 'server') timeTold?.(await client.sendCommand<string[]>(['TIME']), askedAt);
+    };
     const connecting = client.connect() as Promise<unknown>;
     connecting
+      .then(askTime)
       .catch(() => {
-        // A cluster client gives up if no node answers; the client of a single server retries by itself.
+        // A cluster client gives up if no node answers; the client of a single server retries by itself. If it refuses TIME,
+        // the clock of this process is used.
         if (kind === 'cluster') this.connectLater(longestReconnectMs);
       })
       .finally(begun);

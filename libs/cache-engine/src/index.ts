@@ -6,15 +6,15 @@ export { jsonCodec, textCodec, type Codec } from './codec.js';
 export { CacheLoadTimeout, CacheUnavailable } from './errors.js';
 export type { Found } from './keyspace.js';
 export type { Load } from './loading.js';
+export { anyVersion, type ExpectedVersion, type Leased, type Namespace, type Written } from './namespace.js';
 export {
-  anyVersion,
+  longestKeyBytes,
   longestLeaseMs,
-  type ExpectedVersion,
-  type Leased,
-  type Namespace,
-  type Written,
-} from './namespace.js';
-export { longestKeyBytes, longestTtlMs, type KeepOptions, type LoadOptions, type NamespaceOptions } from './options.js';
+  longestTtlMs,
+  type KeepOptions,
+  type LoadOptions,
+  type NamespaceOptions,
+} from './options.js';
 export type { RedisOptions } from './redis-tier.js';
 export type { CacheStatistics } from './statistics.js';
 export type { CacheEngineOptions } from './tiers.js';

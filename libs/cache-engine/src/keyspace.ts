@@ -318,7 +318,7 @@ export abstract class Keyspace<Value> {
     try {
       return this.keptOf(entry);
     } catch (error) {
-      this.tiers.complain(`a value of ${this.name} cannot be read: ${String(error)}`);
+      this.tiers.unreadable(this.name, error);
       return undefined;
     }
   }

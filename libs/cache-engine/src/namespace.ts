@@ -3,7 +3,7 @@ import { CacheUnavailable, counterIsFull } from './errors.js';
 import type { Found, Reading } from './keyspace.js';
 import { tokenOf, versionsIn } from './lease-token.js';
 import { Loading } from './loading.js';
-import { assertKey, assertTimes, over, ttlBy, type KeepOptions } from './options.js';
+import { assertKey, assertTimes, longestLeaseMs, over, ttlBy, type KeepOptions } from './options.js';
 import { pagesOf } from './pages.js';
 import { unplaced } from './sieve.js';
 import type { Kept } from './tiers.js';
@@ -19,8 +19,6 @@ export type Leased<Value> = { found: Found<Value> } | { lease: string | null };
 
 /** How often a conditional write is tried while others keep overtaking it. */
 const mostTries = 100;
-
-export const longestLeaseMs = 60_000;
 
 /** Makes `compareAndSet` overwrite any existing version. No version looks like this. */
 export const anyVersion = '*';

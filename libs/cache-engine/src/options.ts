@@ -49,6 +49,7 @@ export interface NamespaceOptions<Value> extends LoadOptions<Value> {
 
 export const longestKeyBytes = 1_024;
 export const longestTtlMs = 365 * 24 * 3_600_000;
+export const longestLeaseMs = 60_000;
 
 export const assertKey = (key: string): void => {
   if (typeof key !== 'string' || key === '')

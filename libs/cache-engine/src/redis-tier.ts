@@ -85,7 +85,7 @@ export class RedisTier {
 
   /** Connects in the background: the cache starts without Redis and uses it once it is available. */
   start(): void {
-    this.connection.start();
+    this.connection.start((time, askedAt) => this.tracking.setFirstClock(time, askedAt));
     this.tracking.start();
   }
 

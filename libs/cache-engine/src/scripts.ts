@@ -1,5 +1,6 @@
 import type { CommandParser } from '@redis/client';
 import { defineScript } from '@redis/client/dist/lib/lua-script.js';
+import { longestLeaseMs } from './options.js';
 
 /** Stands for the namespace version of a stored value that is not an entry. */
 export const noVersion = '-';
@@ -10,9 +11,10 @@ const tagMs = 365 * 24 * 3_600_000;
 /** The arguments for one key: its entry and its lease, which lie in one slot, and further ones of the script. */
 export type AboutKey = readonly [entry: string, lease: string, ...rest: string[]];
 
-/** Lua: the version in the stored entry, or an empty string if there is none. */
+/** Lua: the version in the stored entry, or an empty string if there is none. A key of another type is no entry. */
 const versionOfStored = `
-  local stored = redis.call('GET', entry)
+  local stored = redis.pcall('GET', entry)
+  if type(stored) ~= 'string' then stored = false end
   local version = stored and string.match(stored, '^[%+%-]([^|]*)|') or ''`;
 
 /** @param transform of the reply about each key; a script may return one reply about all of them instead of a list */
@@ -72,14 +74,19 @@ const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) =>
 export const scripts = {
   /**
    * Grants the lease on a key to the first caller: only its holder may fill the key. Arguments: token, milliseconds, the
-   * version that was seen. If the key was filled meanwhile, returns that value instead.
+   * version that was seen. If the key was filled meanwhile, returns that value instead. A lease with more time left than any
+   * is granted for is none: the clock of Redis was set back, or someone else wrote it, and the key could not be filled until
+   * it expires.
    */
   lease: aboutKeys(
     3,
     `${versionOfStored}
     if stored and version ~= third then return {0, stored} end
     if redis.call('SET', lease, first, 'NX', 'PX', second) then return {1, false} end
-    return {0, false}`,
+    local left = redis.call('PTTL', lease)
+    if left >= 0 and left <= ${longestLeaseMs} then return {0, false} end
+    redis.call('SET', lease, first, 'PX', second)
+    return {1, false}`,
     (reply) => {
       const [taken, stored] = reply as [number, string | null];
       return { isTaken: taken === 1, stored };
@@ -203,11 +210,14 @@ export const scripts = {
    * The version of a tag, which is a counter. An unknown tag starts at a random number, so that a tag that Redis has
    * evicted never repeats a version that entries still carry; and it advances by a random step, so that a tag that a
    * failover has set back does not either. A tag expires, and with it all entries kept under it, if no one reads it for
-   * half a year. A full Redis can still advance it, in its own place. Arguments: the random number, the step (0 to read).
+   * half a year. A full Redis can still advance it, in its own place. Anything that someone else has written there and that
+   * cannot be counted up is no version. Arguments: the random number, the step (0 to read).
    */
   tagVersion: defineScript({
     SCRIPT: `
-      local version = redis.call('GET', KEYS[1])
+      local version = redis.pcall('GET', KEYS[1])
+      local number = type(version) == 'string' and tonumber(version)
+      if not (number and number >= 0 and number < 2^53) then version = false end
       if version and ARGV[2] == '0' then
         -- Done rarely, because every write notifies all processes.
         if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end

@@ -61,6 +61,9 @@ const shareOfTags = 1 / 16;
 /** Without the versions of tags, every read would have to ask Redis for them. */
 const leastForTags = 65_536;
 
+/** How often it is reported at most that a value cannot be decoded. */
+const unreadableToldEveryMs = 60_000;
+
 /** How often the versions of tags are read again, which keeps them from expiring in Redis: once a week. */
 const tagsAskedEveryMs = 7 * 24 * 3_600_000;
 
@@ -106,6 +109,7 @@ export class Tiers {
   private touching: Iterator<string> | undefined;
   private leftToTouch = 0;
   private isTouching = false;
+  private unreadableToldAt = Number.NEGATIVE_INFINITY;
   /**
    * The tags of the namespaces used most recently. They are touched in every round, because a whole namespace is lost with
    * its tag.
@@ -249,6 +253,19 @@ export class Tiers {
       // A concurrent read may have returned the old version.
       this.forgetTag(name);
     }
+  }
+
+  /**
+   * Reports a value that cannot be decoded, but not for every read of it, and without the message of the error: that of
+   * JSON.parse quotes the value, which may be personal data.
+   */
+  unreadable(namespace: string, error: unknown): void {
+    const now = performance.now();
+    if (now - this.unreadableToldAt < unreadableToldEveryMs) return;
+    this.unreadableToldAt = now;
+    this.complain(
+      `a value of ${namespace} cannot be decoded: ${error instanceof Error ? error.name : 'unknown error'}`,
+    );
   }
 
   /** Deletes entries in Redis from before the current version of the namespace. */

@@ -206,7 +206,7 @@ export class Tracking {
         throw new Error('the server is not a master, or its cluster is down');
       }
       this.setHeard(line, askedAt);
-      this.setClock(line, time, askedAt);
+      this.setClockBy(line, time, askedAt);
     } catch (error) {
       this.lose(line, error as Error);
     } finally {
@@ -241,13 +241,21 @@ export class Tracking {
     this.heardUntil = heardAt.length === 0 ? never : Math.min(...heardAt) + this.options.silenceMs;
   }
 
+  /** Takes the time from another connection, if none is known yet. */
+  setFirstClock(time: string[], askedAt: number): void {
+    if (!this.isClockKnown) this.setClock(time, askedAt);
+  }
+
   /** Uses one server only, because clocks differ, and ignores answers that took too long. */
-  private setClock(line: Line, [seconds, microseconds]: string[], askedAt: number): void {
-    const now = performance.now();
+  private setClockBy(line: Line, time: string[], askedAt: number): void {
     const [first] = this.lines.values();
-    if (line !== first || (this.isClockKnown && now - askedAt > longestForClockMs)) return;
+    if (line !== first || (this.isClockKnown && performance.now() - askedAt > longestForClockMs)) return;
+    this.setClock(time, askedAt);
+  }
+
+  private setClock([seconds, microseconds]: string[], askedAt: number): void {
     const there = Number(seconds) * 1_000 + Number(microseconds) / 1_000;
-    this.clockAheadMs = there - (askedAt + now) / 2;
+    this.clockAheadMs = there - (askedAt + performance.now()) / 2;
     this.isClockKnown = true;
   }
 

@@ -120,6 +120,27 @@ describeRedis('a namespace with the interface of cache-manager', () => {
     expect(mine).toEqual(await outcome(theirs));
   });
 
+  it.each([
+    ['lists', '[', ']'],
+    ['objects', '{"a":', '}'],
+  ])('returns all %s that it accepts, however deep', async (_, begin, end) => {
+    const cache = cacheManagerOf(engine.namespace('deep'));
+    const isAccepted = async (levels: number): Promise<boolean> => {
+      const value = JSON.parse(`${begin.repeat(levels)}1${end.repeat(levels)}`) as unknown;
+      try {
+        await cache.set('k', value);
+      } catch (error) {
+        expect(error).toBeInstanceOf(RangeError);
+        return false;
+      }
+      expect(JSON.stringify(await cache.get('k'))).toBe(JSON.stringify(value));
+      return true;
+    };
+    let levels = 0;
+    while (await isAccepted(levels)) levels += 250;
+    expect(levels).toBeGreaterThan(500);
+  });
+
   it('finds all of 3,000 keys, with a deadline for each page', async () => {
     const keys = Array.from({ length: 3_000 }, (_, at) => `k ${at}`);
     await engine.namespace('many').setMany(keys.map((key) => [key, key] as const));

@@ -6,6 +6,7 @@ import {
   CacheEngine,
   CacheLoadTimeout,
   anyVersion,
+  jsonCodec,
   textCodec,
   type CacheEngineOptions,
   type LoadOptions,
@@ -743,6 +744,26 @@ describe('an in-process cache', () => {
     expect(l1.bytes).toBeLessThanOrEqual(maxBytes);
     expect(l1.evictions).toBeGreaterThan(1_000);
     expect(await space.get('key 39999')).toMatchObject({ at: 39_999 });
+  });
+
+  it('spends no more than a few times as much on a value nested 100,000 times as on a flat one of the same size', async () => {
+    const levels = 100_000;
+    const deep = '['.repeat(levels) + ']'.repeat(levels);
+    const flat = `[${Array.from({ length: Math.floor((2 * levels) / 3) }, () => '[]').join()}]`;
+    const space = engineOf().namespace<unknown>('n', { codec: { encode: String, decode: jsonCodec.decode } });
+    const cpuOf = async (text: string): Promise<number> => {
+      const before = process.cpuUsage();
+      await space.set('k', text);
+      expect(Array.isArray(await space.get('k'))).toBe(true);
+      const { user, system } = process.cpuUsage(before);
+      return user + system;
+    };
+    const costs: { deep: number; flat: number }[] = [];
+    for (let round = 0; round < 5; round += 1) costs.push({ deep: await cpuOf(deep), flat: await cpuOf(flat) });
+    const least = (which: 'deep' | 'flat'): number => Math.min(...costs.map((it) => it[which]));
+    expect(least('deep')).toBeLessThan(8 * least('flat'));
+    // JSON.stringify recurses.
+    await expect(engineOf().namespace<unknown>('n').set('k', JSON.parse(deep))).rejects.toThrow(RangeError);
   });
 
   it('clears 100,000 entries in less than a hundredth of the time to write them', async () => {

@@ -76,6 +76,16 @@ const shapes: readonly Shape[] = [
     value: (at) => Object.fromEntries(list(100, (n) => [`sku ${at} ${n}`, n])),
   },
   {
+    name: 'objects whose property names are numbers, with gaps',
+    bytes: 5_500,
+    value: (at) => Object.fromEntries(list(22, (n) => [n * 26, at])),
+  },
+  {
+    name: 'lists of objects whose property names are large numbers',
+    bytes: 20_000,
+    value: () => list(80, () => ({ 5_000_000: 1 })),
+  },
+  {
     name: 'objects that share some property names',
     bytes: 4_000,
     value: (at) => Object.fromEntries(list(30, (n) => [`attribute ${(at * 7 + n * (1 + (at % 13))) % 300}`, n])),

@@ -19,10 +19,10 @@ describe('POST /cache/batch', () => {
   });
   afterAll(() => app?.close());
 
-  const send = async (method: string, path: string, body: object): Promise<Response> =>
+  const send = async (method: string, path: string, body: object | string): Promise<Response> =>
     fetch(`${await app.getUrl()}${path}`, {
       method,
-      body: JSON.stringify(body),
+      body: typeof body === 'string' ? body : JSON.stringify(body),
       headers: { 'content-type': 'application/json' },
     });
 
@@ -40,5 +40,24 @@ describe('POST /cache/batch', () => {
     const none = Array.from({ length: 300 }, (_, at) => `none ${at}`);
     const all = await send('POST', '/cache/batch', { get: [...keys.slice(1), ...none, keys[0]] });
     expect([all.status, await all.json()]).toEqual([413, expect.objectContaining({ code: 'payload-too-large' })]);
+  });
+
+  it('spends no more on values that are nested deeply than on flat ones of the same size', async () => {
+    const characters = 900_000;
+    const nested = (levels: number): string => '['.repeat(levels) + ']'.repeat(levels);
+    const listOf = (item: string): string =>
+      `[${Array.from({ length: Math.floor(characters / (item.length + 1)) }, () => item).join()}]`;
+    const values = { flat: listOf('[]'), 'as deep as allowed': listOf(nested(27)), deep: nested(characters / 2) };
+    const costs = new Map<string, number>();
+    const rounds = 5;
+    for (let round = 0; round < rounds; round += 1)
+      for (const [name, value] of Object.entries(values)) {
+        const before = process.cpuUsage();
+        const { status } = await send('POST', '/cache/batch', `{"put":[{"key":"k","value":${value}}]}`);
+        const { user, system } = process.cpuUsage(before);
+        expect([name, status]).toEqual([name, name === 'deep' ? 400 : 200]);
+        costs.set(name, Math.min(user + system, costs.get(name) ?? Number.POSITIVE_INFINITY));
+      }
+    for (const cost of costs.values()) expect(cost).toBeLessThan(5 * costs.get('flat')!);
   });
 });
