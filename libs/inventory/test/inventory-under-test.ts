@@ -10,6 +10,7 @@ import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js'
 import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
 import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
 import { HeldAtOnce1764000000052 } from '../migrations/5-held-at-once.js';
+import { ConfirmedInPlace1764000000053 } from '../migrations/6-confirmed-in-place.js';
 import { PostgresProducts } from '../src/adapters/postgres-products.js';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
@@ -71,6 +72,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
           DecidedAnew1764000000045,
           RefusedWhileHeld1764000000051,
           HeldAtOnce1764000000052,
+          ConfirmedInPlace1764000000053,
         ],
       }),
       TypeOrmModule.forFeature([ProductEntity], 'inventory'),
@@ -166,7 +168,7 @@ const filling = {
   name: 'test-fill-reservations',
   text: `
     INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
-    SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
+    SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1800)), now()
     FROM generate_series(1, 20000)`,
 };
 
