@@ -148,7 +148,7 @@ const filling = {
   name: 'test-fill-reservations',
   text: `
     INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
-    SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
+    SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1800)), now()
     FROM generate_series(1, 20000)`,
 };
 

@@ -36,6 +36,14 @@ afterAll(async () => {
   await database?.stop();
 });
 
+/** The page that each reservation is in. */
+const pagesOf = {
+  name: 'test-pages-of',
+  text: `
+    SELECT reservation_id AS id, (ctid::text::point)[0]::int AS page FROM inventory.reservations
+    WHERE tenant_id = $1 AND reservation_id = ANY ($2) ORDER BY reservation_id`,
+};
+
 const stockOf = (productId: string) => inventory.readStock.execute(tenant, productId);
 const settle = (...effects: ReturnType<typeof effect>[]) => inventory.settleStock.execute(tenant, effects);
 const adjust = (productId: string, delta: number, idempotencyKey: string = randomUUID(), reason = 'found') =>
@@ -183,6 +191,17 @@ describe('an effect', () => {
     expect(await stockOf('once')).toEqual({ product_id: 'once', on_hand: 9, reserved: 0, available: 9, sold: 3 });
     expect(await stockOf('also')).toMatchObject({ on_hand: 9, reserved: 0, sold: 1 });
     expect(await brokenInvariants(inventory, tenant)).toEqual([]);
+  });
+
+  it('that confirms a hold leaves it in its page, where it needs no new entry in the index', async () => {
+    await stocked(inventory, tenant, { place: 1_000 });
+    const holds = Array.from({ length: 500 }, () => reservation({ place: 1 }));
+    await decide(inventory, tenant, holds);
+    const ids = holds.map((it) => it.reservation_id);
+    const pages = () => inventory.sql.query<{ id: string; page: number }>(pagesOf, [tenant, ids]);
+    const before = await pages();
+    await settle(...ids.map((id) => effect(id, 1, 'confirm')));
+    expect(await pages()).toEqual(before);
   });
 
   it('with several lines for one product applies their sum', async () => {

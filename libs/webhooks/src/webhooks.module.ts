@@ -49,6 +49,9 @@ export const webhooksEnvironment = {
   DATA_KEYS: dataKeys.optional(),
 };
 
+/** How often the log is polled while no endpoint wants any event. */
+const idleMs = 1_000;
+
 /** The database of webhooks. */
 export const webhooksDatabase = (url: string): Database => ({
   name: 'webhooks',
@@ -107,7 +110,9 @@ export class WebhooksModule implements OnModuleInit {
           useFactory: (messenger: Messenger, bus: EventBus, wanted: WantedTypes) => {
             const orders = messenger.clientFor(orderContract, options.ORDER_AT, { balance: options.ORDER_BALANCE });
             const followed = { log: 'orders', consumer: 'webhooks', schema: orderLogEvent };
-            return bus.sourceFor(options.EVENTS_AT, { ...followed, readLog: wantedLog(orders, wanted) });
+            const isPolled = options.EVENTS_AT.scheme === 'postgres';
+            const readLog = wantedLog(orders, wanted, isPolled ? idleMs : 0);
+            return bus.sourceFor(options.EVENTS_AT, { ...followed, readLog });
           },
         },
         ...[DeliveryLog, DueDeliveries, KeptDeliveries, Messages, Redeliveries].map((port) => ({

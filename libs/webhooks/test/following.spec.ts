@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, beforeEach, afterEach, describe, expect, it } from '@jest/globals';
-import type { OrderEventType, OrderLogEvent } from '#contracts';
+import { afterAll, beforeAll, beforeEach, afterEach, describe, expect, it, jest } from '@jest/globals';
+import { limits, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
 import { positionOf } from '#events';
 import { testDatabase, type TestDatabase } from '#testing';
+import { wantedLog } from '../src/adapters/messaging-order-log.js';
 import { Receiver, verified } from './receiver.js';
 import { eventually, newTenant, startInstance, type Instance } from './webhooks-under-test.js';
 
@@ -84,5 +85,40 @@ describe('an order event', () => {
     };
     happened('order.placed');
     await eventually(() => expect(receiver.received).toHaveLength(1));
+  });
+
+  it('is looked for now and then while no endpoint wants any, and at once when one does', async () => {
+    const asked: { limit: number; types: unknown }[] = [];
+    let types = new Set<OrderEventType>();
+    let isMore = false;
+    const orders = {
+      call: async (_operation: string, { limit, types: of }: { limit: number; types: OrderEventType[] | null }) => {
+        asked.push({ limit, types: of });
+        return { events: [], until: positionOf({ xid: '7', id: '9' }), is_more: isMore };
+      },
+    } as unknown as Parameters<typeof wantedLog>[0];
+    const read = wantedLog(orders, { wanted: async () => types }, 1_000);
+    const now = jest.spyOn(performance, 'now').mockReturnValue(10_000);
+    try {
+      const whole = { limit: limits.logPage, types: [] };
+      await read(logBeginning, 500);
+      expect(await read(logBeginning, 500)).toEqual({ events: [], until: logBeginning, isMore: false });
+      expect(asked.splice(0)).toEqual([whole]);
+
+      // While there is more, the reader must not fall behind.
+      now.mockReturnValue(11_000);
+      isMore = true;
+      await read(logBeginning, 500);
+      await read(logBeginning, 500);
+      expect(asked.splice(0)).toEqual([whole, whole]);
+
+      isMore = false;
+      await read(logBeginning, 500);
+      types = new Set(['order.placed']);
+      await read(logBeginning, 500);
+      expect(asked.splice(0)).toEqual([whole, { limit: 500, types: ['order.placed'] }]);
+    } finally {
+      now.mockRestore();
+    }
   });
 });
