@@ -108,7 +108,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   },
   'inventory.join': {
     requests: [{ orders_id: '01913c3c-6a5c-7b3e-8000-000000000001' }],
-    replies: [{}],
+    replies: [{ inventory_id: id }, {}],
   },
   'inventory.overdue': {
     requests: [
