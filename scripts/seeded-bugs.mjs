@@ -460,9 +460,23 @@ const all = [
   {
     bug: 'a call over Redis that a dead instance had read is repeated although it is not idempotent',
     file: 'libs/messaging/src/redis-reader.ts',
-    replace: /isInherited && !this\.work\.mayRepeat\(request\.pattern\)/g,
-    by: "isInherited && id === ''",
+    replace: /\(isInherited \|\| this\.isOfOtherServer\(meta\)\)/g,
+    by: 'this.isOfOtherServer(meta)',
     caughtBy: 'libs/messaging/test/redis',
+  },
+  {
+    bug: 'a call over Redis is carried out again by a new primary although it is not idempotent',
+    file: 'libs/messaging/src/redis-reader.ts',
+    replace: /\(isInherited \|\| this\.isOfOtherServer\(meta\)\)/g,
+    by: 'isInherited',
+    caughtBy: 'libs/messaging/test/redis',
+  },
+  {
+    bug: 'orders accept another database of inventory',
+    file: 'libs/order/src/adapters/messaging-stock.ts',
+    replace: /kept !== inventoryId/g,
+    by: "kept === ''",
+    caughtBy: 'libs/order/test/messaging-stock',
   },
   {
     bug: 'a call over Redis counts as late after Redis was frozen',

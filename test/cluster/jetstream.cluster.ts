@@ -6,6 +6,7 @@ import { Shoppers } from '../fault/shoppers.js';
 import { Api } from '../support/api.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
+import { Link } from '../support/link.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
 import { countLost, printFigures } from './figures.js';
@@ -18,9 +19,15 @@ describeNats('a JetStream cluster of three servers whose leader fails under load
   let shoppers: Shoppers;
   let nats: NatsCluster;
   let shape: ProxiedShape;
+  /** Every connection between two servers passes through one of them. */
+  const links: { between: readonly number[]; link: Link }[] = [];
 
   beforeAll(async () => {
-    nats = await startNatsCluster(3);
+    nats = await startNatsCluster(3, async (from, to, port) => {
+      const link = await Link.to(port);
+      links.push({ between: [from, to], link });
+      return link.port;
+    });
     shape = await startProxied('one database', { EVENTS_AT: nats.url });
   });
   // Stops the shoppers after a failed test.
@@ -29,25 +36,37 @@ describeNats('a JetStream cluster of three servers whose leader fails under load
     printFigures('JetStream', figures);
     await shape?.stop();
     await nats?.stop();
+    await Promise.all(links.map(({ link }) => link.stop()));
   });
 
-  /** The leader of the stream of orders, as the cluster reports it. */
-  const leader = async (): Promise<NatsServer> => {
-    const own = await connect({ servers: nats.url.slice('nats://'.length).split(','), timeout: 2_000 });
+  /** The leader of the stream of orders, as one of the servers other than `old` reports it. */
+  const leader = async (old?: NatsServer): Promise<NatsServer> => {
+    const others = nats.servers.filter((it) => it !== old).map(({ port }) => `127.0.0.1:${port}`);
+    const own = await connect({ servers: others, timeout: 2_000 });
     try {
       const { streams } = await jetstreamManager(own, { checkAPI: false });
       const { config, cluster } = await streams.info('cleave-orders');
       expect(config.num_replicas).toBe(3);
-      return nats.servers[Number(cluster!.leader!.replace('server-', ''))]!;
+      const found = nats.servers[Number(cluster!.leader!.replace('server-', ''))]!;
+      expect(found).not.toBe(old);
+      return found;
     } finally {
       // Not awaited, because the server may be paused.
       void own.close();
     }
   };
 
+  const linksOf = (it: NatsServer): Link[] =>
+    links.flatMap(({ between, link }) => (between.includes(nats.servers.indexOf(it)) ? [link] : []));
+
   const faults: [string, (it: NatsServer) => Promise<void>, (it: NatsServer) => Promise<void>][] = [
     ['killed', (it) => it.kill(), (it) => it.revive()],
-    ['cut off', async (it) => it.pause(), async (it) => it.resume()],
+    ['paused', async (it) => it.pause(), async (it) => it.resume()],
+    [
+      'cut off from the other servers, but not from its clients',
+      async (it) => linksOf(it).forEach((link) => link.cut()),
+      async (it) => linksOf(it).forEach((link) => link.mend()),
+    ],
   ];
 
   it.each(faults)('%s: orders continue, and every event is delivered', async (fault, begin, end) => {
@@ -61,14 +80,13 @@ describeNats('a JetStream cluster of three servers whose leader fails under load
       await shoppers.until(() => placed() >= before + 20 && receiver.told.size >= told + 20);
     };
     await more();
-    const old = await eventually(leader);
+    const old = await eventually(() => leader());
     const [orders, told] = [new Watch(placed), new Watch(() => receiver.told.size)];
     for (const watch of [orders, told]) watch.fault();
     await begin(old);
     try {
       await more();
-      const next = await eventually(leader, 60_000);
-      expect(next.url).not.toBe(old.url);
+      await eventually(() => leader(old), 60_000);
       await more();
     } finally {
       await end(old);

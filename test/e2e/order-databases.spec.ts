@@ -97,3 +97,84 @@ describe('two order databases on one inventory', () => {
     expect(await returned).toContain('instead of becoming ready');
   });
 });
+
+describe('an inventory that is restarted on another, empty database', () => {
+  let shape: Shape;
+  /** The same service at the same addresses, on the wrong database. */
+  let mistaken: AppProcess;
+  let urls: { right: string; wrong: string };
+
+  beforeAll(async () => {
+    const [right, wrong] = await Promise.all([testDatabase(), testDatabase()]);
+    urls = { right: right.url, wrong: wrong.url };
+    const [rest, messages, port, listening] = await servicePorts(4);
+    const at = `tcp://127.0.0.1:${messages}`;
+    const inventoryOn = (url: string) => ({ DATABASE_URL: url, INVENTORY_LISTEN: at, CACHE_AT: 'tcp://127.0.0.1:1' });
+    shape = await startPlan('a wrong database of inventory', {
+      services: [
+        { ...{ app: 'inventory', port: rest! }, environment: inventoryOn(right.url) },
+        {
+          ...{ app: 'order', port: port! },
+          environment: {
+            ...{ ORDER_DATABASE_URL: right.url, ORDER_LISTEN: `tcp://127.0.0.1:${listening}` },
+            ...{ INVENTORY_AT: at, PAYMENT_AT: 'tcp://127.0.0.1:1', ORDER_SWEEP_MS: '100' },
+          },
+        },
+      ],
+      databaseUrls: () => Promise.resolve(ofEach(() => right.url)),
+      release: async () => {
+        await right.stop();
+        await wrong.stop();
+      },
+    });
+    mistaken = new AppProcess('inventory', { ...inventoryOn(wrong.url), HOST: '127.0.0.1', PORT: String(rest) });
+  });
+  afterAll(async () => {
+    const complaint = await mistaken?.stop();
+    await shape?.stop();
+    expect(complaint).toBeUndefined();
+  });
+
+  it('gets no orders and no effects, until it is back on its own or the runbook is followed', async () => {
+    const [inventory, orders] = ['inventory', 'order'].map((name) => shape.service(name));
+    const [stock, shop] = [new Api(inventory!.url), new Api(orders!.url)];
+    const product_id = await stock.product({ onHand: 10 });
+    const body = { customer_id: 'c', product_id, quantity: 3 };
+    const order = await shop.placed(body);
+    expect(await inventory!.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    // Its effect on the stock waits for inventory.
+    ok(await shop.send('POST', `/orders/${order.order_id}/cancel`));
+    await eventually(async () => expect(orders!.log).toMatch(/could not be called|the sweep failed/));
+    mistaken.spawn();
+    await mistaken.untilReady(`${inventory!.url}/health/ready`);
+    await eventually(async () => {
+      const ready = await shop.get('/health/ready');
+      expect(ready).toMatchObject({ status: 503, body: { error: { 'order-inventory': { status: 'down' } } } });
+    });
+    const [kept] = await query<{ value: string }>(
+      urls.right,
+      `SELECT value FROM orders.settings WHERE name = 'inventory_id'`,
+    );
+    expect(orders!.log).toContain(`; that one is ${kept!.value}.`);
+    // The product would be unknown there.
+    const answer = await shop.place(body, fresh('wrong'));
+    refused(answer, '503 unavailable');
+    expect(answer.text).toContain('another database of inventory');
+    expect(answer.text).not.toContain(kept!.value);
+    await mistaken.kill('SIGTERM');
+    await inventory!.restart();
+    await eventually(async () => expect(await shop.get('/health/ready')).toMatchObject({ status: 200 }));
+    ok(await shop.place(body, fresh('wrong')), 201);
+    // The effect was not delivered to the wrong database: the stock of the cancelled order is released.
+    await eventually(async () => expect(await stock.stock(product_id)).toMatchObject({ reserved: 3 }));
+
+    expect(await inventory!.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    mistaken.spawn();
+    await mistaken.untilReady(`${inventory!.url}/health/ready`);
+    const [forget] = commandsIn('Another database of inventory', 'sql');
+    await query(urls.right, forget!);
+    await eventually(async () => expect(await shop.get('/health/ready')).toMatchObject({ status: 200 }));
+    const another = await stock.product({ onHand: 1 });
+    ok(await shop.place({ customer_id: 'c', product_id: another, quantity: 1 }), 201);
+  });
+});

@@ -8,7 +8,7 @@ import { SeededRandom, startNats, startRedis, testDatabase } from '#testing';
 import { allAt, keepers, ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
 
-export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis' | 'split-nats';
+export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis' | 'split-nats' | 'half-split';
 
 export interface RunningService {
   name: string;
@@ -264,11 +264,36 @@ const splitOverNats = async (): Promise<Plan> => {
   };
 };
 
+const extracted = ['order', 'payment', 'webhooks'] as const;
+
+/** Half of the modules are extracted from the monolith, which runs the other half, so that each half calls the other one. */
+const halfSplit = async (): Promise<Plan> => {
+  const [at, database, [port]] = await Promise.all([tcpAddresses(), testDatabase(), servicePorts(1)]);
+  const own = { DATABASE_URL: database.url };
+  const [gateway, ...services] = await splitServices(at, { ...ofEach(() => own), cache: {} });
+  const urls = Object.fromEntries(
+    extracted.map((it) => it.toUpperCase()).map((it) => [`${it}_URL`, gateway!.environment[`${it}_URL`]!]),
+  );
+  const shop = {
+    ...{ INVENTORY_LISTEN: at.inventory, CACHE_LISTEN: at.cache, ORDER_AT: at.order, PAYMENT_AT: at.payment },
+    ...{ ...own, ...urls, DEMO_PRODUCTS: 'true' },
+  };
+  return {
+    services: [
+      { app: 'monolith', port: port!, environment: shop },
+      ...services.filter(({ app }) => (extracted as readonly string[]).includes(app)),
+    ],
+    databaseUrls: () => Promise.resolve(allAt(database.url)),
+    release: () => database.stop(),
+  };
+};
+
 const plans: Record<ShapeName, () => Promise<Plan>> = {
   monolith,
   'split-tcp': splitOverTcp,
   'split-redis': splitOverRedis,
   'split-nats': splitOverNats,
+  'half-split': halfSplit,
 };
 
 /**

@@ -195,7 +195,7 @@ const withValue = { ...common, maxBytes: common.maxBytes + 1_024 };
 
 /**
  * The operations that the cache offers to other modules: those of its REST API. A value is any JSON; a miss is
- * `found: false`.
+ * `found: false`. Over REST an unknown member is refused, as a mistake; here it comes from a newer version, and is ignored.
  */
 export const cacheContract = contract('cache', {
   get: {
@@ -211,7 +211,10 @@ export const cacheContract = contract('cache', {
   put: {
     summary:
       'Writes a value under a key; with if_version only over one of these versions, with * over any, with null only if there is none.',
-    request: leasedPut.extend({ if_version: expectedVersion }).refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),
+    request: leasedPut
+      .extend({ if_version: expectedVersion })
+      .strip()
+      .refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),
     reply: cacheEntryWritten,
     idempotent: true,
     ...common,
@@ -219,7 +222,7 @@ export const cacheContract = contract('cache', {
   },
   lease: {
     summary: 'Reads the value under a key; on a miss, the first caller gets a lease to fill it.',
-    request: leaseCacheKeyRequest,
+    request: leaseCacheKeyRequest.strip(),
     reply: cacheKeyLeased,
     idempotent: true,
     ...withValue,
@@ -244,21 +247,21 @@ export const cacheContract = contract('cache', {
   },
   batch: {
     summary: 'Deletes, writes and reads many keys, in this order.',
-    request: cacheBatchRequest,
+    request: cacheBatchRequest.extend({ put: z.array(cachePut.strip()).max(limits.batch).optional() }).strip(),
     reply: cacheBatch,
     idempotent: true,
     ...withValue,
   },
   invalidate: {
     summary: 'Removes the entries that have a tag, or a whole namespace.',
-    request: invalidateCacheRequest,
+    request: invalidateCacheRequest.strip(),
     reply: z.object({}),
     idempotent: true,
     ...common,
   },
   increment: {
     summary: 'Counts.',
-    request: incrementCounterRequest,
+    request: incrementCounterRequest.strip(),
     reply: counter,
     idempotent: false,
     ...common,

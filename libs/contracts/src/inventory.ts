@@ -185,7 +185,8 @@ export const inventoryContract = contract('inventory', {
       'Names the database of the orders for which stock is held. Inventory serves only one, permanently: that database ' +
       'decides the outcome of overdue holds and of batches in doubt. Called before anything else.',
     request: z.object({ orders_id: uuid }),
-    reply: z.object({}),
+    // The database of inventory, which order recognises in turn. An older version does not name it.
+    reply: z.object({ inventory_id: uuid.optional() }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 5_000,

@@ -108,7 +108,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   },
   'inventory.join': {
     requests: [{ orders_id: '01913c3c-6a5c-7b3e-8000-000000000001' }],
-    replies: [{}],
+    replies: [{ inventory_id: id }, {}],
   },
   'inventory.overdue': {
     requests: [
@@ -266,6 +266,21 @@ describe.each(operations)('%s', (name, operation) => {
     expect(requests).not.toEqual([]);
     for (const it of requests) expect(travelled(operation.request, it)).toEqual(it);
     for (const it of replies) expect(travelled(operation.reply, it)).toEqual(it);
+  });
+
+  it('ignores members of requests and replies that a newer version has added', () => {
+    const added = (value: unknown): unknown => {
+      if (Array.isArray(value)) return value.map(added);
+      if (typeof value !== 'object' || value === null) return value;
+      return {
+        ...Object.fromEntries(Object.entries(value).map(([key, it]) => [key, added(it)])),
+        added_by_a_newer_version: 1,
+      };
+    };
+    const decoded = (schema: z.ZodType, value: unknown) =>
+      z.safeDecode(schema, added(JSON.parse(JSON.stringify(z.encode(schema, value)))));
+    for (const it of requests) expect(decoded(operation.request, it).error?.message).toBeUndefined();
+    for (const it of replies) expect(decoded(operation.reply, it).error?.message).toBeUndefined();
   });
 
   it('declares known error codes, a deadline and a maximum size', () => {

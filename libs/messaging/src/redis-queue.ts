@@ -42,7 +42,7 @@ export const queueKeys = (module: string): QueueKeys => ({
 
 export interface AskedRequest {
   pattern: string;
-  /** JSON of the metadata. */
+  /** JSON of the metadata; and `server`, the id of the server, for what must not be carried out twice. */
   meta: string;
   body: string;
   /** The reply is published under this id. */
@@ -246,6 +246,10 @@ export async function open(connection: RedisConnection): Promise<void> {
     connection.connect().catch(reject);
   });
 }
+
+/** Identifies the run of the server that the connection leads to: a new one after a failover or a restart. */
+export const serverIdOf = async (connection: RedisConnection): Promise<string | undefined> =>
+  /^run_id:(\w+)/m.exec(await connection.info('server'))?.[1];
 
 const askAgainMs = 250;
 

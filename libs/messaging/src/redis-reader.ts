@@ -18,6 +18,7 @@ import {
   openPatiently,
   queueKeys,
   redisConnection,
+  serverIdOf,
   shut,
   type PublishedReply,
   type QueuedRequest,
@@ -68,7 +69,7 @@ type RawEntry = { id: string; message: Record<string, string> } | null;
 
 const lostOnTheWay: WireError = {
   code: 'unavailable',
-  detail: 'The instance that was processing the request is gone; it may have been carried out or not',
+  detail: 'The instance or the server that had the request is gone; it may have been carried out or not',
   extensions: {},
 };
 
@@ -134,7 +135,8 @@ const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.i
  * A request is acknowledged and deleted once its reply has been published. When an instance dies, another one takes over its
  * requests as soon as its sign of life has expired: it carries out those of idempotent operations whose deadline has not
  * passed, and refuses the others; a few at a time, and only when the limiter has room. An instance that is merely slow, or
- * draining, keeps its requests.
+ * draining, keeps its requests. After a failover or a restart of Redis, requests from before are treated like those of a dead
+ * instance.
  */
 export class RedisReader {
   private readonly logger: Logger;
@@ -158,6 +160,7 @@ export class RedisReader {
   /** Collects what is settled at the end of the turn. */
   private settlement: Settlement | undefined;
   private readerId = 0;
+  private serverId: string | undefined;
   /** In terms of `performance.now()`. */
   private restUntil = 0;
   private restMs = firstRestMs;
@@ -289,6 +292,7 @@ export class RedisReader {
     this.isResuming = true;
     await this.takingOver;
     this.readerId = await this.reader.clientId();
+    this.serverId = await serverIdOf(this.reader);
     await this.createGroup();
     await this.takeUnseen(0);
     this.isResuming = false;
@@ -374,7 +378,7 @@ export class RedisReader {
       const queuedMs = performance.now() + this.clockOffsetMs - writtenAt(id);
       const remainingMs = Number(meta['remainingMs']) - Math.max(0, queuedMs);
       if (remainingMs <= 0) return await this.settle(id);
-      if (isInherited && !this.work.mayRepeat(request.pattern)) {
+      if ((isInherited || this.isOfOtherServer(meta)) && !this.work.mayRepeat(request.pattern)) {
         return await this.settle(id, request, { err: lostOnTheWay });
       }
       const outcome = await this.work.carryOut(request, { ...meta, remainingMs });
@@ -390,6 +394,14 @@ export class RedisReader {
       this.logger.error(`A malformed request was dropped: ${(error as Error).message}`);
       await this.settle(id);
     }
+  }
+
+  /**
+   * A replica that has become the primary, and a server that was restarted, may lack what was done last: that an instance
+   * has read the request, or even answered it. Callers of older versions do not name the server.
+   */
+  private isOfOtherServer({ server }: Record<string, unknown>): boolean {
+    return server !== undefined && server !== this.serverId;
   }
 
   private rest(): void {

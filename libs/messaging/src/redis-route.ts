@@ -14,6 +14,7 @@ import {
   queueKeys,
   redisConnection,
   reportOutages,
+  serverIdOf,
   shut,
   type PublishedReply,
   type AskedRequest,
@@ -39,6 +40,8 @@ export class RedisRoute implements Route {
   private opening: Promise<unknown> | undefined;
   private isOpening = true;
   private subscribed: Promise<void> | undefined;
+  private identified: Promise<void> | undefined;
+  private serverId: string | undefined;
   private asked = 0;
   private unsent: AskedRequest[] = [];
   private unsentLength = 0;
@@ -79,11 +82,16 @@ export class RedisRoute implements Route {
     if (!this.requests.isReady || !this.replies.isReady) throw new Error('Redis is unreachable');
     this.subscribed ??= this.subscribe();
     await this.subscribed;
+    this.identified ??= this.identify();
+    await this.identified;
   }
 
-  private add(id: string, { pattern, message }: Question): void {
+  private add(id: string, { pattern, message, mayRepeat }: Question): void {
     const { meta, body } = message();
-    const request = { pattern, meta: JSON.stringify(meta), body, id };
+    const request = {
+      ...{ pattern, body, id },
+      meta: JSON.stringify(mayRepeat ? meta : { ...meta, server: this.serverId }),
+    };
     // Each stream entry includes the channel.
     const length = lengthOf(this.channel, ...Object.values(request));
     if (this.unsentLength + length > largestAtOnce) this.send();
@@ -136,7 +144,7 @@ export class RedisRoute implements Route {
   private async open(): Promise<void> {
     reportOutages(this.replies, (message) => this.logger.warn(`${this.module}: ${message}`));
     // Both connections go to the same Redis, so only one reports outages.
-    this.requests.on('error', () => undefined);
+    this.requests.on('error', () => undefined).on('ready', () => (this.identified = undefined));
     this.replies.on('error', () => this.failAll('the connection to Redis was lost'));
     try {
       await Promise.all([open(this.requests), open(this.replies)]);
@@ -152,6 +160,15 @@ export class RedisRoute implements Route {
     } catch (error) {
       this.subscribed = undefined;
       throw new Error(`the subscription to replies failed (${(error as Error).message})`, { cause: error });
+    }
+  }
+
+  private async identify(): Promise<void> {
+    try {
+      this.serverId = await serverIdOf(this.requests);
+    } catch (error) {
+      this.identified = undefined;
+      throw error;
     }
   }
 

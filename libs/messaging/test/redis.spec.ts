@@ -576,6 +576,56 @@ describeWithRedis('requests over Redis', () => {
     });
   });
 
+  it.each(['before it was delivered', 'before it was acknowledged'])(
+    'that were answered are not carried out again by a new primary that saw the last one %s, unless they are idempotent',
+    async (moment) => {
+      const replica = await startRedis();
+      const handsOnReplica = handsOn(replica.url);
+      const [replication, entrance] = [await RedisProxy.start(redis.port), await RedisProxy.start(redis.port)];
+      try {
+        await handsOnReplica.connect();
+        await handsOnReplica.sendCommand(['REPLICAOF', '127.0.0.1', new URL(replication.url).port]);
+        const elsewhere: Address = { scheme: 'redis', url: entrance.url };
+        const { call } = messenger.clientFor(probeContract, elsewhere);
+        const isSeen = async (pending: number): Promise<true | undefined> => {
+          const seen = await handsOnReplica.xPending(keys.requests, group).catch(() => undefined);
+          return (await handsOnReplica.xLen(keys.requests)) === 2 && seen?.pending === pending ? true : undefined;
+        };
+        const [once, safe] = [{ id: 'once' }, { id: 'safe' }];
+        const starting = async () => {
+          const instance = await startInstance([elsewhere]);
+          running.push(instance);
+          return instance;
+        };
+        let instance: Instance | undefined;
+        if (moment.includes('delivered')) await pretendInstance('never', 60_000);
+        else instance = await starting();
+        const asked = [call('waitOnce', once), call('wait', safe)];
+        await eventually(() => isSeen(instance ? 2 : 0));
+        replication.freeze();
+        const { journal } = (instance ??= await starting());
+        for (const { id } of [once, safe]) journal.letGo(id);
+        expect(await Promise.all(asked)).toEqual(['once', 'safe']);
+        await queueLength(0);
+        await handsOnReplica.sendCommand(['REPLICAOF', 'NO', 'ONE']);
+        entrance.down();
+        entrance.port = replica.port;
+        entrance.up();
+        await repeated(async () => expect(await handsOnReplica.xLen(keys.requests)).toBe(0), 20_000);
+        expect(journal.carriedOut.filter((id) => id === 'once')).toHaveLength(1);
+        expect(journal.carriedOut.filter((id) => id === 'safe')).toHaveLength(2);
+        // New ones are carried out.
+        await repeated(async () => expect(await codeOf(call('once', { id: 'new' }))).toBe('answered'), 20_000);
+      } finally {
+        await messenger.onApplicationShutdown();
+        await Promise.all(running.splice(0).map((instance) => instance.close()));
+        handsOnReplica.destroy();
+        await Promise.all([replication.stop(), entrance.stop()]);
+        await replica.stop();
+      }
+    },
+  );
+
   it('leave no connection open that is closed while it is being made', async () => {
     const hasty = redisConnection(redis.url, 'hasty');
     const made = open(hasty).catch(() => undefined);

@@ -48,6 +48,13 @@ async function connectOrClose(options: ConnectionOptions): Promise<NatsConnectio
   }
 }
 
+/**
+ * While it reconnects to a server that accepts the connection and then says nothing, the client (3.4) leaves the socket of
+ * that attempt open when it is closed. Only its own transport knows that socket.
+ */
+const discardAttempt = (connection: NatsConnection | undefined): void =>
+  (connection as { protocol?: { transport?: { discard(): void } } } | undefined)?.protocol?.transport?.discard();
+
 /** A connection to NATS that is made on first use, and reconnects by itself. */
 export class NatsLink {
   private readonly logger: Logger;
@@ -91,15 +98,12 @@ export class NatsLink {
     return connection;
   }
 
-  /**
-   * While it reconnects to a server that accepts the connection and then says nothing, the client (3.4) leaves the socket of
-   * that attempt open. Nothing tells it from other sockets here, and a process that stops exits nevertheless.
-   */
   async close(): Promise<void> {
     this.isClosed = true;
     this.isReached = false;
     const connection = await this.opening?.catch(() => undefined);
     await connection?.close();
+    discardAttempt(connection);
   }
 
   private async connect(): Promise<NatsConnection> {

@@ -181,6 +181,7 @@ export class OrderModule implements OnModuleInit {
               messenger.clientFor(inventoryContract, options.INVENTORY_AT, { balance: options.INVENTORY_BALANCE }),
               options.ORDER_HOLD_MS,
               await firstSetting(sql, 'orders', 'id', randomUUID()),
+              (inventoryId) => firstSetting(sql, 'orders', 'inventory_id', inventoryId),
             ),
         },
         ...[OverdueStock, StockBranches, StockHolder, StockSettler].map((port) => ({

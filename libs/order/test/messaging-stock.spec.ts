@@ -5,16 +5,25 @@ import { CleaveError, type inventoryContract } from '#contracts';
 import type { ContractClient } from '#messaging';
 import { MessagingStock } from '../src/adapters/messaging-stock.js';
 
-/** The adapter to an inventory that answers `join` in this way, and the operations that it was asked for. */
-const stockOf = (join: () => Promise<unknown>): { stock: MessagingStock; asked: string[] } => {
+/**
+ * The adapter to an inventory that answers `join` in this way, and the operations that it was asked for.
+ *
+ * @param overdue answers `overdue`
+ */
+const stockOf = (
+  join: () => Promise<unknown>,
+  overdue: () => Promise<unknown> = () => Promise.resolve({ holds: [], looked_at: new Date() }),
+): { stock: MessagingStock; asked: string[] } => {
   const asked: string[] = [];
   const call = async (operation: string): Promise<unknown> => {
     asked.push(operation);
     if (operation === 'reserve') return { decisions: [{ outcome: 'held', order_id: randomUUID() }], products: [] };
-    return operation === 'join' ? join() : { holds: [], looked_at: new Date() };
+    return operation === 'join' ? join() : overdue();
   };
   const inventory = { call } as unknown as ContractClient<typeof inventoryContract>;
-  return { stock: new MessagingStock(inventory, 1_000, randomUUID()), asked };
+  let first: string | undefined;
+  const keepFirst = async (inventoryId: string): Promise<string> => (first ??= inventoryId);
+  return { stock: new MessagingStock(inventory, 1_000, randomUUID(), keepFirst), asked };
 };
 
 describe('MessagingStock', () => {
@@ -98,6 +107,41 @@ describe('MessagingStock', () => {
     const effect = { reservation_id: randomUUID(), version: 1, kind: 'confirm' } as const;
     await expect(stock.settle('t', [effect])).rejects.toThrow('It serves others.');
     expect(asked).toEqual(['join']);
+  });
+
+  it('rejects another database of inventory than the first one, which it names to operators but not to callers', async () => {
+    const [first, other] = [randomUUID(), randomUUID()];
+    let inventory_id = first;
+    const { stock } = stockOf(async () => ({ inventory_id }));
+    await stock.overdue(null, 0, 1);
+    inventory_id = other;
+    await expect(stock.condition()).rejects.toThrow(`This is inventory database ${other}; that one is ${first}.`);
+    const refusal = await stock.overdue(null, 0, 1).catch((error: unknown) => error as CleaveError);
+    expect(refusal).toMatchObject({ code: 'unavailable', extensions: {} });
+    expect((refusal as CleaveError).detail).toContain('in another database of inventory');
+    expect((refusal as CleaveError).detail).not.toContain(first);
+    inventory_id = first;
+    await stock.overdue(null, 0, 1);
+  });
+
+  it.each([
+    ['joins an inventory that was away once more, because it may be on another database by now', {}, 2],
+    ['does not join an inventory again that was only too busy', { retry_after_ms: 1_000 }, 1],
+  ])('%s', async (_name, extensions, joins) => {
+    let isFailing = false;
+    const { stock, asked } = stockOf(
+      () => Promise.resolve({}),
+      () =>
+        isFailing
+          ? Promise.reject(new CleaveError('unavailable', 'not now', extensions))
+          : Promise.resolve({ holds: [], looked_at: new Date() }),
+    );
+    await stock.overdue(null, 0, 1);
+    isFailing = true;
+    await expect(stock.overdue(null, 0, 1)).rejects.toThrow('not now');
+    isFailing = false;
+    await stock.overdue(null, 0, 1);
+    expect(asked.filter((operation) => operation === 'join')).toHaveLength(joins);
   });
 
   it('rejects a reply with fewer decisions than reservations', async () => {

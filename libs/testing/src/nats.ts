@@ -54,7 +54,7 @@ export class NatsServer {
     this.running = await startServer(program, () => [program.command, ...own, ...this.more]);
   }
 
-  /** Freezes it until `resume`, like a server that the network has cut off: it answers nothing, and no connection ends. */
+  /** Freezes it until `resume`: it answers nothing, and no connection ends. */
   pause(): void {
     process.kill(this.running!.pid, 'SIGSTOP');
   }
@@ -92,19 +92,29 @@ export const startNats = ({ port, config }: { port?: number; config?: string } =
   return port === undefined ? onFreePorts(1, startAt) : startAt(port);
 };
 
-/** Servers that replicate what JetStream stores. They elect their leaders after they have started. */
-export const startNatsCluster = (size: number): Promise<NatsCluster> =>
+/**
+ * Servers that replicate what JetStream stores. They elect their leaders after they have started.
+ *
+ * @param via the port through which one server reaches the port of another one; by default that port itself
+ */
+export const startNatsCluster = (
+  size: number,
+  via: (from: number, to: number, port: number) => Promise<number> = (_from, _to, port) => Promise.resolve(port),
+): Promise<NatsCluster> =>
   onFreePorts(2 * size, async (...ports) => {
-    const routes = ports.slice(size).map((port) => `nats://127.0.0.1:${port}`);
+    const [own, between] = [ports.slice(0, size), ports.slice(size)];
+    const urlAt = (port: number): string => `nats://127.0.0.1:${port}`;
+    const routesFrom = (from: number): Promise<string[]> =>
+      Promise.all(between.flatMap((port, to) => (to === from ? [] : [via(from, to, port).then(urlAt)])));
     const started = await Promise.allSettled(
-      ports
-        .slice(0, size)
-        .map((port, at) =>
-          NatsServer.start(port, [
-            ...['-n', `server-${at}`, '--cluster_name', 'test'],
-            ...['--cluster', routes[at] as string, '--routes', routes.join(',')],
-          ]),
-        ),
+      own.map(async (port, at) =>
+        NatsServer.start(port, [
+          ...['-n', `server-${at}`, '--cluster_name', 'test'],
+          ...['--cluster', urlAt(between[at]!), '--routes', (await routesFrom(at)).join(',')],
+          // The others are told where to reach it; they may not learn of another way from each other.
+          ...['--cluster_advertise', '127.0.0.1:1'],
+        ]),
+      ),
     );
     const servers = started.flatMap((it) => (it.status === 'fulfilled' ? [it.value] : []));
     const stop = async () => void (await Promise.all(servers.map((it) => it.stop())));

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, limits, type Decision, type OverdueHold, type Stock, type StockEffect } from '#contracts';
 import { arrayOf, InjectSql, Sql, firstSetting, type Queries } from '#database';
@@ -71,6 +72,10 @@ export class PostgresStock
 
   keepFirst(ordersId: string): Promise<string> {
     return firstSetting(this.sql, 'inventory', 'orders_id', ordersId);
+  }
+
+  ownId(): Promise<string> {
+    return firstSetting(this.sql, 'inventory', 'id', randomUUID());
   }
 
   async decide(

@@ -24,8 +24,7 @@ export class InventoryMessages {
 
   @Answers(inventoryContract, 'join')
   async join({ orders_id }: RequestOf<Operations['join']>): Promise<ReplyOf<Operations['join']>> {
-    await this.joinOrders.execute(orders_id);
-    return {};
+    return { inventory_id: await this.joinOrders.execute(orders_id) };
   }
 
   @Answers(inventoryContract, 'reserve')

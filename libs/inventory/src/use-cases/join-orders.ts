@@ -5,6 +5,8 @@ import { CleaveError } from '#contracts';
 export abstract class OrdersServed {
   /** @returns the id that was stored first */
   abstract keepFirst(ordersId: string): Promise<string>;
+  /** @returns the id of this database, which a copy of it keeps */
+  abstract ownId(): Promise<string>;
 }
 
 /**
@@ -15,10 +17,13 @@ export abstract class OrdersServed {
 export class JoinOrders {
   constructor(private readonly served: OrdersServed) {}
 
-  /** @throws CleaveError `unavailable` for any database but the first */
-  async execute(ordersId: string): Promise<void> {
+  /**
+   * @returns the id of the database of inventory
+   * @throws CleaveError `unavailable` for any database but the first
+   */
+  async execute(ordersId: string): Promise<string> {
     const served = await this.served.keepFirst(ordersId);
-    if (served === ordersId) return;
+    if (served === ordersId) return this.served.ownId();
     throw new CleaveError(
       'unavailable',
       'This inventory holds stock for another database of orders. Operators find instructions in docs/operations.md, "Another database of orders".',

@@ -14,28 +14,34 @@ const askedWithinMs = 500;
 const askAgainMs = 10_000;
 
 /** For operators, with the names of both databases, which callers need not know. */
-class ServesOthers extends Error {
-  constructor(detail: string, serves: string, ordersId: string) {
-    super(`${detail} It serves order database ${serves}; this one is ${ordersId}.`);
-  }
-}
+class WrongDatabase extends Error {}
+
+const wrongDatabase = (detail: string, which: string): CleaveError =>
+  new CleaveError('unavailable', detail, {}, { cause: new WrongDatabase(`${detail} ${which}`) });
+
+/** Whether inventory may have been replaced meanwhile; an inventory that is too busy to answer was reached. */
+const wasAway = (error: unknown): boolean =>
+  error instanceof CleaveError && error.code === 'unavailable' && error.extensions['retry_after_ms'] === undefined;
 
 /** Stock in the inventory module, wherever that runs. */
 @Injectable()
 export class MessagingStock implements StockHolder, StockSettler, StockBranches, OverdueStock {
   private readonly logger = new Logger(MessagingStock.name);
   private isJoined = false;
+  private inventoryId: string | undefined;
   private joining: Promise<void> | undefined;
   private askAgainAt = Number.NEGATIVE_INFINITY;
 
   /**
    * @param holdMs how long a hold waits for its order before it is overdue
    * @param ordersId identifies the database of these orders
+   * @param keepFirst stores the database of inventory in which the first stock was held, and returns the one that is stored
    */
   constructor(
     private readonly inventory: ContractClient<typeof inventoryContract>,
     private readonly holdMs: number,
     private readonly ordersId: string,
+    private readonly keepFirst: (inventoryId: string) => Promise<string>,
   ) {}
 
   async reserve(
@@ -43,12 +49,12 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     reservations: Parameters<StockHolder['reserve']>[1],
     branchId?: string,
   ): ReturnType<StockHolder['reserve']> {
-    await this.join();
     const request = { reservations: [...reservations], hold_ms: this.holdMs };
-    const reply =
+    const reply = await this.joined(() =>
       branchId === undefined
-        ? await this.inventory.call('reserve', request, { metadata: { tenant } })
-        : await this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
+        ? this.inventory.call('reserve', request, { metadata: { tenant } })
+        : this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } }),
+    );
     const decided = reply.decisions.length;
     // Decisions are matched to reservations by their position alone.
     if (decided !== reservations.length)
@@ -61,13 +67,12 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   async inDoubt(): ReturnType<StockBranches['inDoubt']> {
-    await this.join();
-    return (await this.inventory.call('in_doubt', {})).branches;
+    return (await this.joined(() => this.inventory.call('in_doubt', {}))).branches;
   }
 
   async settle(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettler['settle']> {
-    await this.join();
-    const { impossible } = await this.inventory.call('settle', { effects: [...effects] }, { metadata: { tenant } });
+    const settle = () => this.inventory.call('settle', { effects: [...effects] }, { metadata: { tenant } });
+    const { impossible } = await this.joined(settle);
     return impossible;
   }
 
@@ -83,15 +88,14 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   async overdue(...[after, part, limit]: Parameters<OverdueStock['overdue']>): ReturnType<OverdueStock['overdue']> {
-    await this.join();
-    return this.inventory.call('overdue', { after, part, limit });
+    return this.joined(() => this.inventory.call('overdue', { after, part, limit }));
   }
 
   /**
    * Whether inventory serves these orders now; it may have become unreachable since it first did. While it cannot be asked,
    * requests that need no stock are still answered.
    *
-   * @throws Error that names both order databases, if inventory serves another one
+   * @throws Error that names both databases, if inventory serves other orders, or is not the one that holds their stock
    */
   async condition(): Promise<Condition> {
     const joined = this.askUnlessInVain().then(
@@ -100,13 +104,22 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
       (error: CleaveError) => (error.extensions?.['retry_after_ms'] === undefined ? error : undefined),
     );
     const obstacle = await within(askedWithinMs, joined).catch((late: NoAnswer) => late);
-    if (obstacle instanceof CleaveError && obstacle.cause instanceof ServesOthers) throw obstacle.cause;
+    if (obstacle instanceof CleaveError && obstacle.cause instanceof WrongDatabase) throw obstacle.cause;
     return { isDegraded: obstacle !== undefined, details: obstacle ? { inventory: 'is unavailable' } : {} };
   }
 
-  /** Joins once: afterwards inventory refuses any other database of orders, unless an operator changes that. */
-  private async join(): Promise<void> {
+  /**
+   * Joins before the first call: afterwards inventory refuses any other database of orders, unless an operator changes that.
+   * And again after inventory was away: it may have come back on another database.
+   */
+  private async joined<Reply>(call: () => Promise<Reply>): Promise<Reply> {
     if (!this.isJoined) await this.askUnlessInVain();
+    try {
+      return await call();
+    } catch (error) {
+      if (wasAway(error)) this.isJoined = false;
+      throw error;
+    }
   }
 
   private async askUnlessInVain(): Promise<void> {
@@ -116,7 +129,8 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
 
   private async askToJoin(): Promise<void> {
     try {
-      await this.inventory.call('join', { orders_id: this.ordersId });
+      const { inventory_id } = await this.inventory.call('join', { orders_id: this.ordersId });
+      await this.recognise(inventory_id);
       this.isJoined = true;
     } catch (error) {
       // An older version without `join` has served these orders so far.
@@ -127,13 +141,26 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
       const { serves } = (error as CleaveError).extensions ?? {};
       if (serves === undefined) throw error;
       this.isJoined = false;
-      const { detail } = error as CleaveError;
-      throw new CleaveError(
-        'unavailable',
-        detail,
-        {},
-        { cause: new ServesOthers(detail, String(serves), this.ordersId) },
+      const which = `It serves order database ${String(serves)}; this one is ${this.ordersId}.`;
+      throw wrongDatabase((error as CleaveError).detail, which);
+    }
+  }
+
+  /**
+   * An empty database would accept these orders too, and effects on stock that it does not have would count as delivered.
+   *
+   * @param inventoryId undefined in the reply of an older version
+   */
+  private async recognise(inventoryId: string | undefined): Promise<void> {
+    if (inventoryId === undefined || inventoryId === this.inventoryId) return;
+    this.isJoined = false;
+    const kept = await this.keepFirst(inventoryId);
+    if (kept !== inventoryId) {
+      throw wrongDatabase(
+        'The stock of these orders is in another database of inventory. Operators find instructions in docs/operations.md, "Another database of inventory".',
+        `This is inventory database ${inventoryId}; that one is ${kept}.`,
       );
     }
+    this.inventoryId = inventoryId;
   }
 }

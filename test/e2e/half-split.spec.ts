@@ -1,0 +1,3 @@
+import { describeCleave, partsFor } from './suite.js';
+
+describeCleave('half-split', partsFor('half-split'));
