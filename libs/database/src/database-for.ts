@@ -75,13 +75,15 @@ const limits = {
  *
  * A server, database or role may have defaults that suit its other users. Here, every statement has to see what others have
  * committed while it waited for their locks, a commit that is reported has to survive a crash, and that of its server if there
- * is a synchronous standby, and the driver can read times in one format only.
+ * is a synchronous standby, and the driver can read times in one format only. All three are set in any case, because a default
+ * that the session uses changes while it is open when the server reads its configuration again.
  */
 const sessionSettings = `
   SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false), set_config('client_min_messages', 'warning', false),
     set_config('default_transaction_isolation', 'read committed', false), set_config('datestyle', 'ISO', false),
-    (SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting IN ('off', 'local')),
-    (SELECT set_config(name, '15s', false) FROM pg_settings WHERE name = 'transaction_timeout')`;
+    set_config('synchronous_commit', CASE waits WHEN 'off' THEN 'on' WHEN 'local' THEN 'on' ELSE waits END, false),
+    (SELECT set_config(name, '15s', false) FROM pg_settings WHERE name = 'transaction_timeout')
+  FROM current_setting('synchronous_commit') AS waits`;
 
 const int8 = 20;
 const int8Array = 1016;

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { limits } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { PurgeRefusals, keptMs } from '../src/use-cases/purge-refusals.js';
@@ -62,6 +63,17 @@ it('old refusals are purged, even by two instances at once, and decided anew', a
   expect(new Set(await outcomes(one, tenant, old.slice(0, 1_000)))).toEqual(new Set(['held']));
   expect(new Set(await outcomes(one, tenant, old.slice(1_000)))).toEqual(new Set(['held']));
   expect(await brokenInvariants(one, tenant)).toEqual([]);
+});
+
+it('a refusal is forgotten before order forgets it, however long the hold was to last', async () => {
+  const tenant = newTenant();
+  await stocked(one, tenant, { mug: 1 });
+  const longest = reservation({ mug: 2 });
+  expect(await outcomes(one, tenant, [longest], 24 * 3_600_000)).toEqual(['out-of-stock']);
+  await age(tenant, idsOf([longest]), limits.refusalKeptMs - 2 * 3_600_000);
+  await new PurgeRefusals(new PostgresStock(one.sql)).execute();
+  await stocked(one, tenant, { mug: 2 });
+  expect(await outcomes(one, tenant, [longest])).toEqual(['held']);
 });
 
 it('decisions on reservations that were held are never purged, because they fence late retries', async () => {

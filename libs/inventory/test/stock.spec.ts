@@ -366,13 +366,22 @@ describe('an overdue hold', () => {
   it('has the order and the deadline of the first request, whatever its retries say', async () => {
     const tenant = newTenant();
     await stocked(alone, tenant, { mug: 100 });
-    const [first, long] = [await held(tenant, 300), await held(tenant, longHoldMs)];
-    // Neither repeat changes the deadline.
+    const [first, long] = [await held(tenant, 60_000), await held(tenant, longHoldMs)];
+    const deadlines = () =>
+      alone.sql.query(
+        {
+          name: 'test-deadlines',
+          text: 'SELECT deadline_at FROM inventory.reservations WHERE tenant_id = $1 ORDER BY deadline_at',
+        },
+        [tenant],
+      );
+    const before = await deadlines();
     const again = (it: typeof first) => ({ ...it, order_id: randomUUID() });
     expect(await outcomes(alone, tenant, [again(first)], longHoldMs)).toEqual(['held']);
     expect(await outcomes(alone, tenant, [again(long)], 1)).toEqual(['held']);
+    expect(await deadlines()).toEqual(before);
     expect((await overdue()).ids).toEqual([]);
-    await untilPast(300);
+    await age(first.reservation_id, '1 second');
     expect((await overdue()).holds).toEqual([
       { tenant_id: tenant, reservation_id: first.reservation_id, order_id: first.order_id },
     ]);

@@ -16,11 +16,13 @@ export abstract class RefusedReservations {
   ): Promise<{ forgotten: number; looked_at: Date; parts: number }>;
 }
 
+const aDay = 24 * 3_600_000;
 /**
- * A day less than order keeps the refusals that callers were told. A key that is free again there must not be refused by a
- * decision of a week ago; while only order has a refusal, a repeat still gets it, because its order cannot be recorded.
+ * Less than order keeps the refusals that callers were told. A key that is free again there must not be refused by a decision of
+ * a week ago; while only order has a refusal, a repeat still gets it, because its order cannot be recorded. The age counts from
+ * the end of the hold that was asked for, which may be a day (`ORDER_HOLD_MS`); another day is for a purge that is late.
  */
-export const keptMs = limits.refusalKeptMs - 24 * 3_600_000;
+export const keptMs = limits.refusalKeptMs - 2 * aDay;
 const everyMs = 3_600_000;
 const batchSize = 1_000;
 
