@@ -163,7 +163,14 @@ export type StockEffect = z.output<typeof effect>;
 const overdueHold = z.object({ tenant_id: idText, reservation_id: reservationId, order_id: uuid });
 export type OverdueHold = z.output<typeof overdueHold>;
 
+/**
+ * The database of inventory that `join` named: inventory that runs on another one by now refuses the request. Older versions
+ * neither send nor know it.
+ */
+const inventoryId = uuid.optional();
+
 const reserveRequest = z.object({
+  inventory_id: inventoryId,
   reservations: z.array(reservationRequest).min(1).max(limits.batch),
   /** How long a new hold waits to be confirmed before it is overdue. Inventory never releases it on its own. */
   hold_ms: z.int().min(1),
@@ -186,7 +193,7 @@ export const inventoryContract = contract('inventory', {
       'decides the outcome of overdue holds and of batches in doubt. Called before anything else.',
     request: z.object({ orders_id: uuid }),
     // The database of inventory, which order recognises in turn. An older version does not name it.
-    reply: z.object({ inventory_id: uuid.optional() }),
+    reply: z.object({ inventory_id: inventoryId }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 5_000,
@@ -235,7 +242,7 @@ export const inventoryContract = contract('inventory', {
   settle: {
     summary:
       'Applies the outcomes of orders to the stock: the effects of a reservation in the order of their versions, each once.',
-    request: z.object({ effects: z.array(effect).min(1).max(limits.batch) }),
+    request: z.object({ inventory_id: inventoryId, effects: z.array(effect).min(1).max(limits.batch) }),
     reply: z.object({
       applied: z.int(),
       repeated: z.int(),

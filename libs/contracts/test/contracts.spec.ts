@@ -22,6 +22,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   'inventory.reserve': {
     requests: [
       {
+        inventory_id: id,
         reservations: [
           { reservation_id: id, order_id: orderId, lines: [{ product_id: 'ä "quoted" 🦊', quantity: 1 }] },
           {
@@ -54,6 +55,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   'inventory.settle': {
     requests: [
       {
+        inventory_id: id,
         effects: [
           { reservation_id: id, version: 1, kind: 'confirm' },
           { reservation_id: id, version: 2, kind: 'release', lines: [] },

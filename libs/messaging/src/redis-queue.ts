@@ -247,9 +247,18 @@ export async function open(connection: RedisConnection): Promise<void> {
   });
 }
 
-/** Identifies the run of the server that the connection leads to: a new one after a failover or a restart. */
-export const serverIdOf = async (connection: RedisConnection): Promise<string | undefined> =>
-  /^run_id:(\w+)/m.exec(await connection.info('server'))?.[1];
+/**
+ * Identifies the run of the server that the connection leads to: a new one after a failover or a restart. Undefined if the
+ * user may not ask for it: INFO is one of the commands that Redis calls dangerous, which many users are denied.
+ */
+export async function serverIdOf(connection: RedisConnection): Promise<string | undefined> {
+  try {
+    return /^run_id:(\w+)/m.exec(await connection.info('server'))?.[1];
+  } catch (error) {
+    if (error instanceof ErrorReply && error.message.startsWith('NOPERM')) return undefined;
+    throw error;
+  }
+}
 
 const askAgainMs = 250;
 

@@ -293,24 +293,35 @@ export class RedisReader {
     await this.takingOver;
     this.readerId = await this.reader.clientId();
     this.serverId = await serverIdOf(this.reader);
+    if (this.serverId === undefined) {
+      const risk = 'after a failover, calls that must not be repeated may be carried out twice';
+      this.logger.warn(`Redis does not tell which server it is; ${risk}. Allow its user INFO.`);
+    }
     await this.createGroup();
-    await this.takeUnseen(0);
+    // Pending requests are read over `commands`, which may lead to another server in a failover.
+    await this.takeUnseen(0, (await serverIdOf(this.commands)) === this.serverId);
     this.isResuming = false;
   }
 
-  /** Handles entries that Redis has delivered to this consumer but that never arrived. */
-  private async takeUnseen(idleMs: number): Promise<void> {
+  /**
+   * Handles entries that Redis has delivered to this consumer but that never arrived.
+   *
+   * @param areNew whether those that were delivered once are known not to have been carried out
+   */
+  private async takeUnseen(idleMs: number, areNew: boolean): Promise<void> {
     const known = new Set([...this.taken, ...this.unsettled]);
     for await (const some of this.pendingOf(this.consumer, idleMs)) {
       const unseen = some.filter(({ id }) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
       // Entries that were claimed from another consumer but did not arrive here may have been carried out by that one.
-      const [own, claimed] = [unseen.filter(isFirstDelivery), unseen.filter((it) => !isFirstDelivery(it))];
+      const own = unseen.filter((it) => areNew && isFirstDelivery(it));
       for (const entry of await this.claim(own, 0)) this.take(entry, false);
-      await this.inherit(await this.claim(claimed, 0));
+      const others = unseen.filter((it) => !own.includes(it));
+      await this.inherit(await this.claim(others, 0));
     }
   }
 
   private async read(block: number | undefined, count = readAtOnce): Promise<Entry[]> {
+    while (this.hasReconnected) await this.resume();
     const streams = await this.reader.xReadGroup(
       group,
       this.consumer,
@@ -398,10 +409,10 @@ export class RedisReader {
 
   /**
    * A replica that has become the primary, and a server that was restarted, may lack what was done last: that an instance
-   * has read the request, or even answered it. Callers of older versions do not name the server.
+   * has read the request, or even answered it. Callers of older versions do not name the server, and Redis may not tell it.
    */
   private isOfOtherServer({ server }: Record<string, unknown>): boolean {
-    return server !== undefined && server !== this.serverId;
+    return server !== undefined && this.serverId !== undefined && server !== this.serverId;
   }
 
   private rest(): void {
@@ -521,7 +532,8 @@ export class RedisReader {
   /** Takes over the requests of dead instances, and deletes consumers that left none. */
   private async takeOver(): Promise<void> {
     const { requests, alive } = this.keys;
-    await this.takeUnseen(aliveMs);
+    // Those of this connection have arrived by now: a server that has others has forgotten that they were answered.
+    await this.takeUnseen(aliveMs, false);
     const [consumers, living] = await Promise.all([
       this.commands.xInfoConsumers(requests, group),
       this.commands.zRange(alive, 0, -1),

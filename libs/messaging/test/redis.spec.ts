@@ -7,7 +7,7 @@ import { createClient } from '@redis/client';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
 import { group, largestAtOnce, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
 import { sample } from './contract-suite.js';
-import { loggedErrors, probeContract, startInstance, type Instance } from './probe.js';
+import { loggedErrors, loggedWarnings, probeContract, startInstance, type Instance } from './probe.js';
 
 const codeOf = (call: Promise<unknown>): Promise<unknown> =>
   call.then(
@@ -625,6 +625,52 @@ describeWithRedis('requests over Redis', () => {
       }
     },
   );
+
+  it('that were answered are not carried out again by a new primary while the reader still waits at the old one', async () => {
+    const replica = await startRedis();
+    const handsOnReplica = handsOn(replica.url);
+    const [replication, entrance] = [await RedisProxy.start(redis.port), await RedisProxy.start(redis.port)];
+    try {
+      await handsOnReplica.connect();
+      await handsOnReplica.sendCommand(['REPLICAOF', '127.0.0.1', new URL(replication.url).port]);
+      const instance = await startInstance([{ scheme: 'redis', url: entrance.url }]);
+      running.push(instance);
+      const asked = client.call('waitOnce', { id: 'once' });
+      await eventually(async () => {
+        const seen = await handsOnReplica.xPending(keys.requests, group).catch(() => undefined);
+        return seen?.pending === 1 ? true : undefined;
+      });
+      replication.freeze();
+      instance.journal.letGo('once');
+      expect(await asked).toBe('once');
+      await queueLength(0);
+      await handsOnReplica.sendCommand(['REPLICAOF', 'NO', 'ONE']);
+      entrance.port = replica.port;
+      const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
+      const [, id] = /id=(\d+) [^\n]*name=cleave-answers-/.exec(connections)!;
+      await hands.sendCommand(['CLIENT', 'KILL', 'ID', id!]);
+      await repeated(async () => expect(await handsOnReplica.xLen(keys.requests)).toBe(0), 60_000);
+      expect(instance.journal.carriedOut).toEqual(['once']);
+    } finally {
+      await messenger.onApplicationShutdown();
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      handsOnReplica.destroy();
+      await Promise.all([replication.stop(), entrance.stop()]);
+      await replica.stop();
+    }
+  });
+
+  it('are carried out although the user may not ask Redis which server it is, which is logged', async () => {
+    await hands.sendCommand(['ACL', 'SETUSER', 'limited', 'on', '>secret', '~*', '&*', '+@all', '-info']);
+    const there: Address = { scheme: 'redis', url: redis.url.replace('://', '://limited:secret@') };
+    running.push(await startInstance([there]));
+    const { call } = messenger.clientFor(probeContract, there);
+    expect(await codeOf(call('ping', undefined))).toBe('answered');
+    expect(loggedWarnings.join()).toContain('Allow its user INFO');
+    expect(await codeOf(call('once', { id: 'limited' }))).toBe('answered');
+    // Those of a user who may ask, too.
+    expect(await codeOf(client.call('once', { id: 'other' }))).toBe('answered');
+  });
 
   it('leave no connection open that is closed while it is being made', async () => {
     const hasty = redisConnection(redis.url, 'hasty');

@@ -28,18 +28,20 @@ export class InventoryMessages {
   }
 
   @Answers(inventoryContract, 'reserve')
-  reserve(
-    request: RequestOf<Operations['reserve']>,
+  async reserve(
+    { inventory_id, ...request }: RequestOf<Operations['reserve']>,
     { tenant }: MessageMetadata,
   ): Promise<ReplyOf<Operations['reserve']>> {
+    await this.joinOrders.refuseOthers(inventory_id);
     return this.reserveStock.execute(tenant, request);
   }
 
   @Answers(inventoryContract, 'prepare')
-  prepare(
-    request: RequestOf<Operations['prepare']>,
+  async prepare(
+    { inventory_id, ...request }: RequestOf<Operations['prepare']>,
     { tenant }: MessageMetadata,
   ): Promise<ReplyOf<Operations['prepare']>> {
+    await this.joinOrders.refuseOthers(inventory_id);
     return this.reserveStock.execute(tenant, request);
   }
 
@@ -55,11 +57,12 @@ export class InventoryMessages {
   }
 
   @Answers(inventoryContract, 'settle')
-  settle(
-    request: RequestOf<Operations['settle']>,
+  async settle(
+    { inventory_id, effects }: RequestOf<Operations['settle']>,
     { tenant }: MessageMetadata,
   ): Promise<ReplyOf<Operations['settle']>> {
-    return this.settleStock.execute(tenant, request.effects);
+    await this.joinOrders.refuseOthers(inventory_id);
+    return this.settleStock.execute(tenant, effects);
   }
 
   @Answers(inventoryContract, 'stock')

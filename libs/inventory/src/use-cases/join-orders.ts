@@ -15,6 +15,8 @@ export abstract class OrdersServed {
  */
 @Injectable()
 export class JoinOrders {
+  private ownId: string | undefined;
+
   constructor(private readonly served: OrdersServed) {}
 
   /**
@@ -28,6 +30,22 @@ export class JoinOrders {
       'unavailable',
       'This inventory holds stock for another database of orders. Operators find instructions in docs/operations.md, "Another database of orders".',
       { serves: served },
+    );
+  }
+
+  /**
+   * Orders may have joined another instance, or this one before it was restarted on another database.
+   *
+   * @param inventoryId the database of inventory that orders mean; undefined from an older version
+   * @throws CleaveError `unavailable` if it is not this one
+   */
+  async refuseOthers(inventoryId: string | undefined): Promise<void> {
+    if (inventoryId === undefined || inventoryId === this.ownId) return;
+    this.ownId = await this.served.ownId();
+    if (inventoryId === this.ownId) return;
+    throw new CleaveError(
+      'unavailable',
+      'The stock of these orders is in another database of inventory. Operators find instructions in docs/operations.md, "Another database of inventory".',
     );
   }
 }

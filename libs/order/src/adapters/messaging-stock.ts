@@ -49,12 +49,12 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     reservations: Parameters<StockHolder['reserve']>[1],
     branchId?: string,
   ): ReturnType<StockHolder['reserve']> {
-    const request = { reservations: [...reservations], hold_ms: this.holdMs };
-    const reply = await this.joined(() =>
-      branchId === undefined
+    const reply = await this.joined(() => {
+      const request = { inventory_id: this.inventoryId, reservations: [...reservations], hold_ms: this.holdMs };
+      return branchId === undefined
         ? this.inventory.call('reserve', request, { metadata: { tenant } })
-        : this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } }),
-    );
+        : this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
+    });
     const decided = reply.decisions.length;
     // Decisions are matched to reservations by their position alone.
     if (decided !== reservations.length)
@@ -71,8 +71,10 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   async settle(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettler['settle']> {
-    const settle = () => this.inventory.call('settle', { effects: [...effects] }, { metadata: { tenant } });
-    const { impossible } = await this.joined(settle);
+    const { impossible } = await this.joined(() => {
+      const request = { inventory_id: this.inventoryId, effects: [...effects] };
+      return this.inventory.call('settle', request, { metadata: { tenant } });
+    });
     return impossible;
   }
 
