@@ -157,12 +157,14 @@ export class Connections implements Iterable<Socket> {
    * A request on the connection may just not have been read yet. If the connection were cut off, the client would have to
    * assume that the request may have taken effect. So it is refused instead, and must not be carried out any more: the
    * socket is not `writable`. Closing a socket with unread data resets it and may lose the refusal, so the client gets time
-   * to close it, and what has arrived by then is read.
+   * to close it, and what has arrived by then is read. Then the connection is reset: a client that looks at it only before
+   * its next request, such as curl, finds it broken and opens another, instead of taking the refusal as the answer.
    */
   private sendAway(socket: Socket): void {
     if (answerOn(socket)?.headersSent) return this.cut(socket);
     socket.end(this.refusal);
-    setTimeout(() => setImmediate(() => socket.destroy()), goWithinMs).unref();
+    const leave = (): unknown => (socket.writableFinished ? socket.resetAndDestroy() : socket.destroy());
+    setTimeout(() => setImmediate(leave), goWithinMs).unref();
   }
 
   private cut(socket: Socket): void {

@@ -200,6 +200,16 @@ describe('a closing app', () => {
     expect(await received).toMatch(/^HTTP\/1.1 503 .*\r\ncleave-full: connections\r\n/s);
   });
 
+  it('leaves no refusal for the next request of a client that does not read meanwhile', async () => {
+    const started = await startApp();
+    const { client, received } = await connected(started, true);
+    client.pause();
+    await started.app.close();
+    client.write('GET /things/1 HTTP/1.1\r\nhost: localhost\r\n\r\n');
+    client.resume();
+    await expect(received).rejects.toMatchObject({ syscall: 'write' });
+  });
+
   it('answers clients whose connections wait to be accepted when it closes', async () => {
     const { app, port } = await startApp();
     const asked = Array.from({ length: 10 }, () => ask(new Agent(), port, 'GET', '/things/1'));
