@@ -73,15 +73,18 @@ export const haproxyConfig = (upstreams, { own, refusal, headers }) => {
     `  acl keyed path_reg ${keyed.map((pattern) => `'${pattern}'`).join(' ')}`,
     '  http-request set-var(txn.repeatable) bool(true) if { method GET HEAD OPTIONS }',
     '  http-request set-var(txn.repeatable) bool(true) if METH_POST keyed { req.fhdr(idempotency-key) -m found }',
+    '  http-request disable-l7-retry unless { var(txn.repeatable) -m bool }',
+    // If no gateway is ready, because all are overloaded or each misses a service, HAProxy asks them all the same: they still
+    // answer what they can, and a refusal of theirs says why and when to come back.
+    '  use_backend last-resort if { nbsrv(gateway) eq 0 }',
     '  default_backend gateway',
     '',
     'backend gateway',
-    '  http-request disable-l7-retry unless { var(txn.repeatable) -m bool }',
     `  server-template gateway- 10 gateway:${port} check resolvers names init-addr none`,
-    // If no gateway is ready, because all are overloaded or each misses a service, HAProxy asks them all the same: they still
-    // answer what they can, and a refusal of theirs says why and when to come back.
-    '  option allbackups',
-    `  server-template last-resort- 10 gateway:${port} backup resolvers names init-addr none`,
+    '',
+    // Not `backup` servers of the other: within one backend, HAProxy gives an address that a name has to one server only.
+    'backend last-resort',
+    `  server-template last-resort- 10 gateway:${port} resolvers names init-addr none`,
   ];
   return `${lines.join('\n')}\n`;
 };

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, request, type ClientRequest, type IncomingMessage, type Server } from 'node:http';
@@ -30,14 +31,32 @@ const answerTo = async (sent: ClientRequest): Promise<[IncomingMessage, string]>
   return [answer, await textOf(answer)];
 };
 
-/** The configuration of the containers with the addresses of this test, whose gateways have different ports. */
-const hereOf = async (port: number, gateways: number[]): Promise<string> => {
-  const text = await readFile('docker/haproxy.cfg', 'utf8');
-  return text
-    .replace('bind :8080', `bind 127.0.0.1:${port}`)
-    .replace(/ {2}server-template (\S+)- 10 \S+ (check|backup) resolvers names init-addr none/g, (_, name, kind) =>
-      gateways.map((at, index) => `  server ${name}-${index + 1} 127.0.0.1:${at} ${kind}`).join('\n'),
-    );
+/** The configuration of the containers at a port of this machine. */
+const configurationAt = async (port: number): Promise<string> =>
+  (await readFile('docker/haproxy.cfg', 'utf8')).replace('bind :8080', `bind 127.0.0.1:${port}`);
+
+/** The same with the addresses of this test, whose gateways have different ports. */
+const hereOf = async (port: number, gateways: number[]): Promise<string> =>
+  (await configurationAt(port)).replace(
+    / {2}server-template (\S+)- 10 gateway:3000( check)? resolvers names init-addr none/g,
+    (_, name, check = '') =>
+      gateways.map((at, index) => `  server ${name}-${index + 1} 127.0.0.1:${at}${check}`).join('\n'),
+  );
+
+/** Answers every query for an IPv4 address with that of this machine, and every other with nothing. */
+const startNameServer = async (): Promise<Socket> => {
+  const server = createSocket('udp4', (query, { address, port }) => {
+    const questionAt = 12;
+    const typeAt = query.indexOf(0, questionAt) + 1;
+    const question = query.subarray(questionAt, typeAt + 4);
+    const isForAddress = query.readUInt16BE(typeAt) === 1;
+    const head = Buffer.from([...query.subarray(0, 2), 0x81, 0x80, 0, 1, 0, Number(isForAddress), 0, 0, 0, 0]);
+    // The name is that at byte 12; an address of the Internet, valid for one second, in four bytes.
+    const answer = Buffer.from([0xc0, questionAt, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 127, 0, 0, 1]);
+    server.send(Buffer.concat([head, question, ...(isForAddress ? [answer] : [])]), port, address);
+  });
+  await once(server.bind(0, '127.0.0.1'), 'listening');
+  return server;
 };
 
 describeWithHaproxy('HAProxy at the edge', () => {
@@ -166,6 +185,7 @@ describeWithHaproxy('HAProxy in front of one gateway', () => {
   const received: string[] = [];
   let isReady = true;
   let server: Server;
+  let nameServer: Socket;
   let haproxy: Daemon;
   let folder: string;
   let edge: string;
@@ -181,7 +201,11 @@ describeWithHaproxy('HAProxy in front of one gateway', () => {
     const [port] = await servicePorts(1);
     folder = await mkdtemp(join(tmpdir(), 'cleave-edge-'));
     const file = join(folder, 'haproxy.cfg');
-    await writeFile(file, await hereOf(port!, [(server.address() as AddressInfo).port]));
+    nameServer = await startNameServer();
+    const found = (await configurationAt(port!))
+      .replaceAll('gateway:3000', `gateway:${(server.address() as AddressInfo).port}`)
+      .replace('parse-resolv-conf', `nameserver here 127.0.0.1:${nameServer.address().port}`);
+    await writeFile(file, found);
     haproxy = new Daemon('haproxy', ['haproxy', '-db', '-f', file], { folder });
     await haproxy.start();
     edge = `http://127.0.0.1:${port}`;
@@ -189,6 +213,7 @@ describeWithHaproxy('HAProxy in front of one gateway', () => {
   });
   afterAll(async () => {
     await haproxy?.kill('SIGTERM');
+    nameServer?.close();
     server?.closeAllConnections();
     server?.close();
     if (folder) await rm(folder, { recursive: true });
@@ -196,10 +221,13 @@ describeWithHaproxy('HAProxy in front of one gateway', () => {
 
   it('forwards requests to it even if it is not ready and there is no other', async () => {
     isReady = false;
-    await eventually(async () => expect(haproxy.output).toMatch(/gateway-1 is DOWN/));
+    await eventually(async () => expect(haproxy.output).toMatch(/gateway-1 is DOWN, reason/));
     expect((await fetch(`${edge}/cache/stats`)).status).toBe(200);
+    received.length = 0;
+    expect((await fetch(`${edge}/stock/batch`, { method: 'POST', body: '{}' })).status).toBe(502);
+    expect(received).toEqual(['POST /stock/batch']);
     isReady = true;
-    await eventually(async () => expect(haproxy.output).toMatch(/gateway-1 is UP/));
+    await eventually(async () => expect(haproxy.output).toMatch(/gateway-1 is UP, reason/));
   });
 
   it.each<[boolean, string, string]>([

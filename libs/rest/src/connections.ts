@@ -73,8 +73,8 @@ export class Connections implements Iterable<Socket> {
   /** At how many looks the client of a response had not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
   private readonly sayFull = throttled(saidEveryMs);
-  /** How many bytes had arrived on an idle connection at the last look, once the server closes. */
-  private idle: WeakMap<Socket, number> | undefined;
+  /** The connections that had no request at an earlier look, once the server closes. */
+  private idle: WeakSet<Socket> | undefined;
 
   constructor(
     server: Server,
@@ -99,7 +99,7 @@ export class Connections implements Iterable<Socket> {
     // Node calls this when the server stops listening, to destroy idle connections.
     server.closeIdleConnections = () => {
       if (this.idle) return;
-      this.idle = new WeakMap();
+      this.idle = new WeakSet();
       this.closeIdle(this.idle);
     };
   }
@@ -139,15 +139,16 @@ export class Connections implements Iterable<Socket> {
 
   /**
    * Closes streams, whose followers resume elsewhere, and connections without a request, until none is left. A connection
-   * is idle if nothing arrives between two looks. Each comes right after a poll, so that what had arrived at the first one
-   * is read before the second, however long the process stands still in between.
+   * is idle if it has no request at two looks. Each comes right after a poll, so that a request that had arrived at the
+   * first one is read before the second, however long the process stands still in between. A request that is still arriving
+   * is refused: Node looks for slow requests no more once the server closes, so it could take for ever.
    */
-  private closeIdle(idle: WeakMap<Socket, number>): void {
+  private closeIdle(idle: WeakSet<Socket>): void {
     for (const stream of this.streams) stream.destroy();
     for (const socket of this.sockets) {
       if (answerOn(socket) || !socket.writable) continue;
-      if (idle.get(socket) === socket.bytesRead) this.sendAway(socket);
-      else idle.set(socket, socket.bytesRead);
+      if (idle.has(socket)) this.sendAway(socket);
+      else idle.add(socket);
     }
     if (this.sockets.size > 0) setTimeout(() => setImmediate(() => this.closeIdle(idle)), idleLookMs);
   }
@@ -156,12 +157,14 @@ export class Connections implements Iterable<Socket> {
    * A request on the connection may just not have been read yet. If the connection were cut off, the client would have to
    * assume that the request may have taken effect. So it is refused instead, and must not be carried out any more: the
    * socket is not `writable`. Closing a socket with unread data resets it and may lose the refusal, so the client gets time
-   * to close it, and what has arrived by then is read.
+   * to close it, and what has arrived by then is read. Then the connection is reset: a client that looks at it only before
+   * its next request, such as curl, finds it broken and opens another, instead of taking the refusal as the answer.
    */
   private sendAway(socket: Socket): void {
     if (answerOn(socket)?.headersSent) return this.cut(socket);
     socket.end(this.refusal);
-    setTimeout(() => setImmediate(() => socket.destroy()), goWithinMs).unref();
+    const leave = (): unknown => (socket.writableFinished ? socket.resetAndDestroy() : socket.destroy());
+    setTimeout(() => setImmediate(leave), goWithinMs).unref();
   }
 
   private cut(socket: Socket): void {

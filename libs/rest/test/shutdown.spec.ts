@@ -143,7 +143,7 @@ describe('a closing app', () => {
       client.write(
         'POST /things HTTP/1.1\r\nhost: localhost\r\ncontent-length: 15\r\n' + jsonFollows + '{"name":"late"}',
       );
-    return { served, send, received: once(client, 'close').then(() => received) };
+    return { client, served, send, received: once(client, 'close').then(() => received) };
   };
   const jsonFollows = 'content-type: application/json\r\n\r\n';
 
@@ -184,6 +184,30 @@ describe('a closing app', () => {
     await started.app.close();
     expect(await received).toMatch(/^HTTP\/1.1 503 .*\r\ncleave-full: connections\r\n.*connection: close\r\n/s);
     expect(changed).toEqual([]);
+  });
+
+  it.each([
+    ['was idle', true],
+    ['is new', false],
+  ])('does not wait for a request that arrives byte by byte, on a connection that %s', async (_, isUsed) => {
+    const started = await startApp({ drainTimeoutMs: 10_000 });
+    const { client, received } = await connected(started, isUsed);
+    client.write('GET /things/1 HTTP/1.1\r\nhost: localhost\r\nslow: ');
+    const sending = setInterval(() => client.write('x'), 1);
+    await started.app.close();
+    clearInterval(sending);
+    expect(started.log.join('\n')).not.toContain('are cut');
+    expect(await received).toMatch(/^HTTP\/1.1 503 .*\r\ncleave-full: connections\r\n/s);
+  });
+
+  it('leaves no refusal for the next request of a client that does not read meanwhile', async () => {
+    const started = await startApp();
+    const { client, received } = await connected(started, true);
+    client.pause();
+    await started.app.close();
+    client.write('GET /things/1 HTTP/1.1\r\nhost: localhost\r\n\r\n');
+    client.resume();
+    await expect(received).rejects.toMatchObject({ syscall: 'write' });
   });
 
   it('answers clients whose connections wait to be accepted when it closes', async () => {
