@@ -4,7 +4,7 @@ import type { Repository } from 'typeorm';
 import { CleaveError, limits } from '#contracts';
 import { arrayOf, InjectSql, Sql, type Queries, type Statement } from '#database';
 import { currentTrace } from '#telemetry';
-import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
+import { leastOrderIdAt, type HistoryEntry, type Order, type OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange, ReadableOrders } from '../use-cases/change-order.js';
 import { branchLivesMs, type BranchDecisions } from '../use-cases/finish-branches.js';
 import type { KeptRefusals } from '../use-cases/purge-refusals.js';
@@ -44,7 +44,7 @@ export class PostgresOrders
   }
 
   async page(tenantId: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]> {
-    const { customerId, status, reference } = filter;
+    const { customerId, status, reference, createdFrom, createdBefore } = filter;
     const values: unknown[] = [tenantId, limit, pageLines];
     const asked = (condition: string, value: unknown): string =>
       value === undefined ? '' : ` AND o.${condition} $${values.push(value)}`;
@@ -52,6 +52,9 @@ export class PostgresOrders
       status === undefined ? ` AND o.status <> 'void'` : asked('status =', status),
       asked('customer_id =', customerId),
       asked('reference =', reference),
+      // Every index of orders ends with the id, which contains the time, so that it bounds the scan of any of them.
+      asked('order_id >=', createdFrom && leastOrderIdAt(createdFrom)),
+      asked('order_id <', createdBefore && leastOrderIdAt(createdBefore)),
       asked('order_id <', before),
     ];
     // Not prepared, so that it is planned for the given conditions.
