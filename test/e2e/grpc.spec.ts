@@ -300,6 +300,36 @@ describe('orders over gRPC', () => {
     expect(none).toEqual({ orders: [], next_page_token: '' });
   });
 
+  it('are listed by range of times as over REST, and a page token continues in the same range there', async () => {
+    const product = await shelf.product();
+    const customer_id = fresh('c');
+    const placed: Order[] = [];
+    for (let count = 0; count < 4; count += 1) {
+      placed.unshift(await rest.placed({ ...oneOf(product), customer_id }));
+      await shelf.product();
+    }
+    const [from, before] = [placed.at(-1)!.created_at, placed[0]!.created_at];
+    const expected = placed.filter((it) => it.created_at < before).map((it) => it.order_id);
+    const range = { created_from: moment(from), created_before: moment(before) };
+    const whole = await grpc.ok<GrpcPage>('ListOrders', { customer_id, ...range });
+    expect(whole.orders.map((it) => it.order_id)).toEqual(expected);
+    const first = await grpc.ok<GrpcPage>('ListOrders', { customer_id, ...range, page_size: 1 });
+    const query = new URLSearchParams({ customer_id, created_from: from, created_before: before });
+    query.set('cursor', first.next_page_token);
+    const { data } = ok(await rest.get<OrderPage>(`/orders?${query.toString()}`));
+    expect([...first.orders, ...data].map((it) => it.order_id)).toEqual(expected);
+    const justAfter = { ...moment(from), nanos: moment(from).nanos + 1 };
+    const later = await grpc.ok<GrpcPage>('ListOrders', { customer_id, created_from: justAfter });
+    expect(later.orders.map((it) => it.order_id)).toEqual(
+      placed.filter((it) => it.created_at > from).map((it) => it.order_id),
+    );
+    // The epoch, which has no fields on the wire.
+    const all = await grpc.ok<GrpcPage>('ListOrders', { customer_id, created_from: {} });
+    expect(all.orders).toHaveLength(4);
+    const none = await grpc.ok<GrpcPage>('ListOrders', { customer_id, created_before: { seconds: -1, nanos: 5e8 } });
+    expect(none.orders).toEqual([]);
+  });
+
   it.each<[message: object, expected: Partial<Refusal>]>([
     [
       { page_size: -1 },
@@ -311,6 +341,17 @@ describe('orders over gRPC', () => {
     ],
     [{ customer_id: '' }, { violations: [expect.objectContaining({ field: 'customer_id' })] as never }],
     [{ page_token: 'made-up' }, { reason: 'invalid-cursor' }],
+    ...[
+      ...[{ seconds: 253_402_300_800 }, { seconds: -62_167_219_201 }, { seconds: 2 ** 53 }],
+      ...[{ nanos: -1 }, { nanos: 1_000_000_000 }],
+    ].map((created_from): [object, Partial<Refusal>] => [
+      { created_from },
+      { reason: 'invalid-request', violations: [expect.objectContaining({ field: 'created_from' })] as never },
+    ]),
+    [
+      { created_from: { seconds: 5 }, created_before: { seconds: 5 } },
+      { reason: 'invalid-request', violations: [expect.objectContaining({ field: 'created_before' })] as never },
+    ],
   ])('are not listed with the invalid request %j', async (message, expected) => {
     expect(await grpc.refused('ListOrders', message)).toMatchObject({ code: 'INVALID_ARGUMENT', ...expected });
   });

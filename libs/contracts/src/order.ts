@@ -9,6 +9,7 @@ import {
   limits,
   metadata,
   moment,
+  momentBound,
   nonNegativeAmountMinor,
   pageOf,
   quantity,
@@ -390,6 +391,17 @@ export const orderListQuery = z.strictObject({
   customer_id: idText.optional(),
   status: z.enum(orderStatuses).optional(),
   reference: text(limits.idLength, 1).optional(),
+  created_from: momentBound.optional().meta({
+    description:
+      'Only orders whose `created_at` is this moment or later: an RFC 3339 timestamp with an offset, such as ' +
+      '`2026-11-28T00:00:00Z` (write `+` as `%2B`), and up to nine digits of a second. Any year from 0000 to 9999 is ' +
+      'accepted. An order appears a moment after its `created_at`: to follow new orders, use `GET /events`.',
+  }),
+  created_before: momentBound.optional().meta({
+    description:
+      'Only orders whose `created_at` is before this moment, written like `created_from`. If it is not after ' +
+      '`created_from`, the request is refused with `invalid-request`.',
+  }),
   limit: z.string().optional(),
   cursor: z.string().max(1_000).optional(),
 });

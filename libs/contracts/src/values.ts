@@ -93,6 +93,18 @@ export const moment = z.codec(z.iso.datetime(), z.date(), {
   encode: (date) => date.toISOString(),
 });
 
+const boundMessage = 'must be an RFC 3339 timestamp with an offset, such as 2026-11-28T00:00:00Z; in a URL, + is %2B';
+
+/**
+ * A moment in a request that bounds a range of stored ones. These are whole milliseconds, so the bound is rounded up to the
+ * next one: the same of them are before it, and the same are not.
+ */
+export const momentBound = z.iso
+  .datetime({ offset: true, error: boundMessage, abort: true })
+  // Zod also takes a time without seconds, and any number of digits.
+  .refine((wire) => /T\d\d:\d\d:\d\d(\.\d{1,9})?[Z+-]/.test(wire), boundMessage)
+  .transform((wire) => new Date(Date.parse(wire) + (/\.\d{3}\d*[1-9]/.test(wire) ? 1 : 0)));
+
 /** How deep a JSON value is nested: 0 for a scalar. Iterative, so that depth cannot exhaust the stack. */
 export const nestingOf = (value: unknown): number => {
   let depth = 0;

@@ -130,6 +130,53 @@ export const listTests = (world: World): void => {
       expect(idsOf(everyCancelled)).toContain(all[1]);
     });
 
+    it('can be limited to a range of times, from its start and before its end, with any other filter', async () => {
+      const customer = fresh('c');
+      const reference = fresh('r');
+      const placed: Order[] = [];
+      for (let count = 0; count < 4; count += 1) {
+        placed.push(...(await placeMany(1, customer, { reference })));
+        await world.api.product();
+      }
+      ok(await world.api.cancel(placed[2]!.order_id));
+      const [, two, three, four] = placed.map((it) => it.created_at) as [string, string, string, string];
+      const after = (time: string, ms: number) => new Date(Date.parse(time) + ms).toISOString();
+      const expectListed = async (range: Record<string, string>, expected: Order[]) => {
+        const ids = idsOf(expected.toReversed());
+        const filters: Record<string, string>[] = [
+          { customer_id: customer },
+          { reference },
+          { customer_id: customer, reference },
+        ];
+        for (const others of filters) expect(idsOf((await page({ ...others, ...range })).data)).toEqual(ids);
+        expect(idsOf(await pages({ customer_id: customer, ...range, limit: 1 }))).toEqual(ids);
+        const cancelled = ids.filter((id) => id === placed[2]!.order_id);
+        expect(idsOf((await page({ customer_id: customer, status: 'cancelled', ...range })).data)).toEqual(cancelled);
+      };
+      const since = (time: string) => placed.filter((it) => it.created_at >= time);
+      const until = (time: string) => placed.filter((it) => it.created_at < time);
+      await expectListed({ created_from: two }, since(two));
+      await expectListed({ created_from: after(two, 1) }, since(after(two, 1)));
+      await expectListed({ created_before: three }, until(three));
+      await expectListed({ created_before: after(three, 1) }, until(after(three, 1)));
+      await expectListed({ created_from: two, created_before: after(four, 1) }, since(two));
+      await expectListed({ created_from: after(four, 1) }, []);
+      await expectListed({ created_from: '0000-01-01T00:00:00Z', created_before: '9999-12-31T23:59:59-23:59' }, placed);
+      await expectListed({ created_from: '9999-12-31T23:59:59Z' }, []);
+      await expectListed({ created_before: '1969-12-31T23:59:59Z' }, []);
+      // Between two milliseconds, and the same moments in another offset.
+      await expectListed({ created_from: two.replace('Z', '000001Z') }, since(after(two, 1)));
+      await expectListed({ created_before: three.replace('Z', '000001Z') }, until(after(three, 1)));
+      const hoursLater = (time: string) => after(time, 5.5 * 3_600_000).replace('Z', '+05:30');
+      await expectListed({ created_from: hoursLater(two), created_before: hoursLater(four) }, [
+        ...since(two).filter((it) => it.created_at < four),
+      ]);
+      // Without another filter, others are listed as well, but only within the range.
+      const listed = await pages({ created_from: two, created_before: four, limit: 200 });
+      expect(listed.every((it) => it.created_at >= two && it.created_at < four)).toBe(true);
+      expect(idsOf(listed)).toEqual(expect.arrayContaining(idsOf(since(two).filter((it) => it.created_at < four))));
+    });
+
     it('lowers a limit above the cap to the cap', async () => {
       const customer = fresh('c');
       const placed = await placeMany(205, customer);
@@ -257,6 +304,18 @@ export const listTests = (world: World): void => {
       ['customer_id=%00', ['customer_id']],
       ['reference=', ['reference']],
       [`reference=${'x'.repeat(129)}`, ['reference']],
+      ['created_from=', ['created_from']],
+      ['created_from=2026-11-28', ['created_from']],
+      ['created_from=2026-11-28T00:00Z', ['created_from']],
+      ['created_from=2026-11-28T00:00:00', ['created_from']],
+      ['created_from=2026-11-28T00:00:00+01:00', ['created_from']],
+      ['created_from=2026-11-28T00:00:00.0123456789Z', ['created_from']],
+      ['created_from=2026-02-29T00:00:00Z&created_before=1795824000', ['created_from', 'created_before']],
+      ['created_before=2026-11-28T24:00:00Z', ['created_before']],
+      ['created_before=%2B010000-01-01T00:00:00Z', ['created_before']],
+      ['created_from=2026-11-28T01:00:00%2B01:00&created_before=2026-11-28T00:00:00Z', ['created_before']],
+      ['created_from=2026-11-28T00:00:01Z&created_before=2026-11-28T00:00:00Z', ['created_before']],
+      ['created_from=2026-11-28T00:00:00Z&created_from=2026-11-28T00:00:00Z', ['created_from']],
     ])('refuse %s', async (search, paths) => {
       refused(await world.api.get(`/orders?${search}`), '400 invalid-request', paths);
     });

@@ -1,5 +1,5 @@
 import { CleaveError, type OrderDocument, type OrderStatus, type historyEntryTypes } from '#contracts';
-import { uuidOfTime } from './uuid.js';
+import { leastUuidOfTime, uuidOfTime } from './uuid.js';
 
 /** An order as it is stored; its document in the public API uses the same names. */
 export type Order = OrderDocument;
@@ -360,3 +360,6 @@ export const newOrderId = (now: number): string => uuidOfTime(now);
 /** When an order id was made. The order counts as placed at that moment, so that ids and times sort alike. */
 export const placedAtOf = (orderId: string): Date =>
   new Date(Number.parseInt(orderId.slice(0, 8) + orderId.slice(9, 13), 16));
+
+/** Orders placed before a moment have lesser ids, and all others do not; no id is as old as the epoch. */
+export const leastOrderIdAt = (at: Date): string => leastUuidOfTime(Math.max(0, at.getTime()));

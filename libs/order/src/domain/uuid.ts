@@ -8,7 +8,12 @@ export const uuidOfHash = (hex: string): string => {
 };
 
 /** A UUID of version 7 (RFC 9562) for a time in milliseconds since the epoch. */
-export const uuidOfTime = (now: number): string => {
+export const uuidOfTime = (now: number): string => `${timeInUuid(now)}-7${randomUUID().slice(15)}`;
+
+/** Not greater than any UUID of version 7 for this time or a later one, and greater than any for an earlier one. */
+export const leastUuidOfTime = (now: number): string => `${timeInUuid(now)}-0000-0000-000000000000`;
+
+const timeInUuid = (now: number): string => {
   const millisecond = now.toString(16).padStart(12, '0');
-  return `${millisecond.slice(0, 8)}-${millisecond.slice(8)}-7${randomUUID().slice(15)}`;
+  return `${millisecond.slice(0, 8)}-${millisecond.slice(8)}`;
 };

@@ -40,6 +40,7 @@ import {
   keyedChange,
   mayReadPersonalData,
   orderCursor,
+  orderFilterIn,
   orderIdIn,
   refuseOwnPrices,
 } from './requests.js';
@@ -157,7 +158,7 @@ export class OrdersController {
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof orderPage>> {
     const before = this.cursors.read(query.cursor, orderCursor)?.before;
-    const filter = { customerId: query.customer_id, status: query.status, reference: query.reference };
+    const filter = orderFilterIn(query);
     const { data, last } = await this.readOrders.list(caller.tenant, filter, before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
   }

@@ -14,7 +14,7 @@ import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
 import { eventDocument, positionIn } from './event-documents.js';
-import { mayReadPersonalData, orderCursor, orderIdIn, refuseOwnPrices } from './requests.js';
+import { mayReadPersonalData, orderCursor, orderFilterIn, orderIdIn, refuseOwnPrices } from './requests.js';
 import { eventToWire, listOrdersFromWire, orderToWire, placeOrderFromWire } from './wire-orders.js';
 
 const service = 'Orders';
@@ -75,11 +75,10 @@ export class OrdersGrpc {
     @Payload(listOrdersFromWire, valid(listOrdersRequest)) request: z.output<typeof listOrdersRequest>,
     @CalledBy() caller: Caller,
   ): Promise<object> {
-    const { page_size, page_token, customer_id, status, reference } = request;
+    const { page_size, page_token, ...query } = request;
     const before = this.cursors.read(page_token || undefined, orderCursor)?.before;
     const limit = Math.min(page_size || limits.defaultPage, limits.page);
-    const filter = { customerId: customer_id, status, reference };
-    const { data, last } = await this.readOrders.list(caller.tenant, filter, before, limit);
+    const { data, last } = await this.readOrders.list(caller.tenant, orderFilterIn(query), before, limit);
     const orders = withinBytes(data);
     const next = orders.length < data.length ? orders.at(-1)!.order_id : last;
     return {

@@ -18,6 +18,13 @@ interface WirePlaceOrder {
 interface WireListOrders {
   page_size?: number;
   status?: WireEnum;
+  created_from?: WireTimestamp;
+  created_before?: WireTimestamp;
+}
+
+interface WireTimestamp {
+  seconds?: string;
+  nanos?: number;
 }
 
 const fromEnum = (prefix: string, value: WireEnum | undefined): WireEnum | undefined => {
@@ -52,12 +59,25 @@ const placeOrderBody = (sent: WirePlaceOrder): object => {
   return body;
 };
 
+/** RFC 3339; for values that no google.protobuf.Timestamp may have, a text that the schema refuses. */
+const boundOf = (sent: WireTimestamp | undefined): string | undefined => {
+  if (!sent) return undefined;
+  const second = new Date(Number(sent.seconds ?? 0) * 1_000);
+  if (Number.isNaN(second.getTime())) return '';
+  return second.toISOString().replace('.000Z', `.${String(sent.nanos ?? 0).padStart(9, '0')}Z`);
+};
+
 const pipe = <Wire>(transform: (sent: Wire) => object): PipeTransform<Wire, object> => ({ transform });
 
 /** Convert the messages to what REST takes, so that the same schemas parse them next. */
 export const placeOrderFromWire = pipe(placeOrderBody);
 export const listOrdersFromWire = pipe((sent: WireListOrders) =>
-  given({ ...sent, status: fromEnum('ORDER_STATUS_', sent.status) }),
+  given({
+    ...sent,
+    status: fromEnum('ORDER_STATUS_', sent.status),
+    created_from: boundOf(sent.created_from),
+    created_before: boundOf(sent.created_before),
+  }),
 );
 
 /** The message `Order`. */

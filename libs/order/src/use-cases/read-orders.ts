@@ -6,6 +6,10 @@ export interface OrderFilter {
   customerId?: string | undefined;
   status?: OrderStatus | undefined;
   reference?: string | undefined;
+  /** Inclusive. */
+  createdFrom?: Date | undefined;
+  /** Exclusive. */
+  createdBefore?: Date | undefined;
 }
 
 export abstract class OrderReader {

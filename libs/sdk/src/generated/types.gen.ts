@@ -1422,6 +1422,14 @@ export type ListOrdersData = {
     customer_id?: string;
     status?: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
     reference?: string;
+    /**
+     * Only orders whose `created_at` is this moment or later: an RFC 3339 timestamp with an offset, such as `2026-11-28T00:00:00Z` (write `+` as `%2B`), and up to nine digits of a second. Any year from 0000 to 9999 is accepted. An order appears a moment after its `created_at`: to follow new orders, use `GET /events`.
+     */
+    created_from?: string;
+    /**
+     * Only orders whose `created_at` is before this moment, written like `created_from`. If it is not after `created_from`, the request is refused with `invalid-request`.
+     */
+    created_before?: string;
     limit?: string;
     cursor?: string;
   };
