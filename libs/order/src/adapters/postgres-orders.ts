@@ -308,16 +308,12 @@ export const orderColumns = `
   o.total_minor AS "totalMinor", o.returned_total_minor AS "returnedTotalMinor", o.lines, o.adjustments, o.metadata,
   o.payment_method AS "paymentMethod", o.version, o.created_at AS "createdAt", o.updated_at AS "updatedAt"`;
 
-/**
- * Tombstones are no orders, so the conditions must exclude them. The planner cannot see the value of a limit that is a
- * query, and expects a tenth of the rows to be wanted. Without statistics it expects fewer rows than the limit: it would
- * read all that meet the conditions, which may be all there are, and sort them.
- */
+/** Tombstones are no orders, so the conditions must exclude them. */
 const pageOf = (conditions: string): string => {
   const rows = `
     SELECT ${orderColumns}, jsonb_array_length(o.lines) AS size FROM orders.orders o
     WHERE o.tenant_id = $1${conditions}
-    ORDER BY o.order_id DESC LIMIT (SELECT $2::bigint)`;
+    ORDER BY o.order_id DESC LIMIT $2`;
   return `SELECT p.* FROM ${withinLines(rows, 's."orderId" DESC', '$3')} p ORDER BY p."orderId" DESC`;
 };
 
