@@ -954,6 +954,36 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('keeps times by the clock of Redis if the first connection is lost before it is known', async () => {
+    const people = await createClient({ url: redis.url }).connect();
+    await people.sendCommand(['ACL', 'SETUSER', 'unheard', 'on', '>secret', '~*', '+@all', '-role']);
+    const proxy = await RedisProxy.start(redis.port);
+    const now = Date.now;
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 3_600_000);
+    try {
+      await people.configResetStat();
+      proxy.holdBack('TIME');
+      const url = proxy.url.replace('//', '//unheard:secret@');
+      const engine = new CacheEngine({ redis: { url, deadlineMs: 5_000 }, complain: () => undefined }).start();
+      open.push(engine);
+      await until(async () => (await people.info('commandstats')).includes('cmdstat_time'));
+      proxy.down();
+      proxy.up();
+      await until(() =>
+        engine.ping().then(
+          () => true,
+          () => false,
+        ),
+      );
+      const { expiresAt } = await engine.namespace<number>(name).set('k', 1, { ttl: 60_000 });
+      expect(Math.abs(expiresAt! - now())).toBeLessThan(600_000);
+    } finally {
+      clock.mockRestore();
+      await proxy.stop();
+      people.destroy();
+    }
+  });
+
   it('backs off while each connection ends at once, and recovers afterwards', async () => {
     const own = await startRedis();
     try {
