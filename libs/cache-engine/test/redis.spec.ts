@@ -1329,22 +1329,46 @@ describeRedis('a cache over a cluster of three masters', () => {
   });
 
   it('counts a read as failed if it fails for one of the keys on a master', async () => {
-    const engine = await nodeOf(cluster.url);
-    const space = engine.namespace<unknown>(randomUUID());
-    const [first] = await keysOnEach(cluster, space.name);
+    const name = randomUUID();
+    const [first] = await keysOnEach(cluster, name);
     let second = '';
     for (let count = 0; second === ''; count += 1)
-      if (`other ${count}` !== first && (await cluster.isOn(0, `{${space.name}:other ${count}}`)))
-        second = `other ${count}`;
-    await space.set(first!, 1);
-    const people = await createClient({ url: cluster.servers[0]!.url }).connect();
-    await people.rPush(`cache:e:{${space.name}:${second}}`, 'no entry');
-    people.destroy();
+      if (`other ${count}` !== first && (await cluster.isOn(0, `{${name}:other ${count}}`))) second = `other ${count}`;
+    await (await nodeOf(cluster.url)).namespace<unknown>(name).set(first!, 1);
+    // This user may read the first key only.
+    const keys = [`~cache:e:{${name}:${first!.replace(' ', '?')}}`, '~cache:t:*'];
+    for (const { url } of cluster.servers) {
+      const people = await createClient({ url }).connect();
+      await people.sendCommand(['ACL', 'SETUSER', 'partial', 'reset', 'on', '>secret', ...keys, '+@all']);
+      people.destroy();
+    }
+    const engine = await nodeOf(cluster.url.replace('//', '//partial:secret@'));
+    const space = engine.namespace<unknown>(name);
     const { unavailable: before } = engine.statistics;
     // Asked in one turn, so the master is asked once.
     const [one, other] = await Promise.allSettled([space.get(first!), space.get(second)]);
     expect([one, other]).toMatchObject([{ value: 1 }, { reason: expect.any(CacheUnavailable) }]);
     expect(engine.statistics.unavailable - before).toBe(1);
+  });
+
+  it('replaces what other clients wrote as another type, on every master', async () => {
+    const space = (await nodeOf(cluster.url)).namespace<unknown>(randomUUID());
+    for (const [at, key] of (await keysOnEach(cluster, space.name)).entries()) {
+      const people = await createClient({ url: cluster.servers[at]!.url }).connect();
+      const lists = async (): Promise<void> => {
+        await people.del(`cache:e:{${space.name}:${key}}`);
+        await people.rPush(`cache:e:{${space.name}:${key}}`, 'no entry');
+      };
+      try {
+        await lists();
+        expect(await space.getOrSet(key, () => 1)).toBe(1);
+        await warm(space, key);
+        await lists();
+        expect(await space.compareAndSet(key, null, 2)).toMatchObject({ isWritten: true });
+      } finally {
+        people.destroy();
+      }
+    }
   });
 
   it('serves values from the process only as stale while any master is suspended, and recovers by itself', async () => {
