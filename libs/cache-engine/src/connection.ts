@@ -73,7 +73,7 @@ const redisAt = (url: string) => {
   };
 };
 
-/** Receives an answer to TIME, and when it was asked for by `performance.now()`. */
+/** Receives an answer of a single server to TIME, and when it was asked for by `performance.now()`. */
 type TimeTold = (time: string[], askedAt: number) => void;
 
 /** One connection of the Redis client. */
@@ -97,7 +97,12 @@ export class Connection {
   isStarted = false;
   isStopped = false;
 
-  constructor(url: string, deadlineMs: number) {
+  /** @param timeTold is called after each connection to a single server, for the first one before the first call is sent */
+  constructor(
+    url: string,
+    deadlineMs: number,
+    private readonly timeTold: TimeTold,
+  ) {
     this.unansweredMs = Math.max(leastUnansweredMs, deadlineMs);
     this.redis = redisAt(url);
     const { kind, client } = this.redis;
@@ -106,22 +111,20 @@ export class Connection {
     else client.on('node-error', () => this.cutOffNodes().length > 0 && this.connectLater(cutOffMs));
   }
 
-  /**
-   * Starts connecting in the background.
-   *
-   * @param timeTold receives the answer of a single server to TIME before the first call is sent: the times of the first
-   *   calls, too, are to be those of its clock
-   */
-  start(timeTold: TimeTold): void {
+  /** Starts connecting in the background. */
+  start(): void {
     this.isStarted = true;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.beginning = promise;
     void promise.then(() => (this.beginning = undefined));
     const { kind, client } = this.redis;
     // A cluster has other nodes to try.
-    if (kind === 'server') client.once('error', () => resolve());
+    if (kind === 'server') {
+      client.once('error', () => resolve());
+      client.on('ready', () => void this.askTime(client).finally(resolve));
+    }
     this.lookAfterAll();
-    this.connect(resolve, timeTold);
+    this.connect(resolve);
   }
 
   stop(): void {
@@ -131,21 +134,23 @@ export class Connection {
     this.redis.client.destroy();
   }
 
-  private connect(begun?: () => void, timeTold?: TimeTold): void {
+  /** The times of the first calls, too, are to be those of the clock of Redis; another master may have another clock. */
+  private async askTime(client: Client): Promise<void> {
+    const askedAt = performance.now();
+    try {
+      this.timeTold(await client.sendCommand<string[]>(['TIME']), askedAt);
+    } catch {
+      // If TIME is refused, the clock of this process is used; if the connection was lost, the next one asks again.
+    }
+  }
+
+  private connect(begun?: () => void): void {
     const { kind, client } = this.redis;
-    const askTime = async (): Promise<void> => {
-      const askedAt = performance.now();
-      if (kind === 'server') timeTold?.(await client.sendCommand<string[]>(['TIME']), askedAt);
-    };
     const connecting = client.connect() as Promise<unknown>;
-    connecting
-      .then(askTime)
-      .catch(() => {
-        // A cluster client gives up if no node answers; the client of a single server retries by itself. If it refuses TIME,
-        // the clock of this process is used.
-        if (kind === 'cluster') this.connectLater(longestReconnectMs);
-      })
-      .finally(begun);
+    // The client of a single server retries by itself, and reports each connection as `ready`.
+    if (kind === 'server') connecting.catch(() => begun?.());
+    // A cluster client gives up if no node answers.
+    else connecting.catch(() => this.connectLater(longestReconnectMs)).finally(begun);
   }
 
   private connectLater(ms: number): void {

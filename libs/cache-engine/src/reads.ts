@@ -116,7 +116,9 @@ export class Reads {
         keys.map((key) =>
           within(attempts.deadlineMs / 2, 'read', async (hasEnded) => {
             await connection.connected(key, hasEnded);
-            return client.get(key);
+            // Unlike GET, it does not fail if a key has another type.
+            const [stored] = await client.mGet([key]);
+            return stored!;
           }),
         ),
       );

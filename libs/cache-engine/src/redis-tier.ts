@@ -54,7 +54,7 @@ export class RedisTier {
     assertTimeout('redis.deadlineMs', deadlineMs, 1);
     assertTimeout('redis.silenceMs', silenceMs, 1);
     this.silenceMs = silenceMs;
-    const connection = new Connection(url, deadlineMs);
+    const connection = new Connection(url, deadlineMs, (time, askedAt) => this.tracking.setClockUnheard(time, askedAt));
     this.connection = connection;
     this.attempts = new Attempts(connection, deadlineMs, heard.ended, complain);
     this.reads = new Reads(connection, this.attempts);
@@ -85,7 +85,7 @@ export class RedisTier {
 
   /** Connects in the background: the cache starts without Redis and uses it once it is available. */
   start(): void {
-    this.connection.start((time, askedAt) => this.tracking.setFirstClock(time, askedAt));
+    this.connection.start();
     this.tracking.start();
   }
 

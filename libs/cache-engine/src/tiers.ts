@@ -61,7 +61,7 @@ const shareOfTags = 1 / 16;
 /** Without the versions of tags, every read would have to ask Redis for them. */
 const leastForTags = 65_536;
 
-/** How often it is reported at most that a value cannot be decoded. */
+/** How often it is reported at most that values of a namespace cannot be decoded. */
 const unreadableToldEveryMs = 60_000;
 
 /** How often the versions of tags are read again, which keeps them from expiring in Redis: once a week. */
@@ -109,7 +109,9 @@ export class Tiers {
   private touching: Iterator<string> | undefined;
   private leftToTouch = 0;
   private isTouching = false;
-  private unreadableToldAt = Number.NEGATIVE_INFINITY;
+  /** What was reported of them since then. */
+  private readonly unreadableTold = new Set<string>();
+  private unreadableToldSince = Number.NEGATIVE_INFINITY;
   /**
    * The tags of the namespaces used most recently. They are touched in every round, because a whole namespace is lost with
    * its tag.
@@ -261,11 +263,14 @@ export class Tiers {
    */
   unreadable(namespace: string, error: unknown): void {
     const now = performance.now();
-    if (now - this.unreadableToldAt < unreadableToldEveryMs) return;
-    this.unreadableToldAt = now;
-    this.complain(
-      `a value of ${namespace} cannot be decoded: ${error instanceof Error ? error.name : 'unknown error'}`,
-    );
+    if (now - this.unreadableToldSince >= unreadableToldEveryMs) {
+      this.unreadableTold.clear();
+      this.unreadableToldSince = now;
+    }
+    const message = `a value of ${namespace} cannot be decoded: ${error instanceof Error ? error.name : 'unknown error'}`;
+    if (this.unreadableTold.has(message)) return;
+    this.unreadableTold.add(message);
+    this.complain(message);
   }
 
   /** Deletes entries in Redis from before the current version of the namespace. */

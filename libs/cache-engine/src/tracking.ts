@@ -241,9 +241,9 @@ export class Tracking {
     this.heardUntil = heardAt.length === 0 ? never : Math.min(...heardAt) + this.options.silenceMs;
   }
 
-  /** Takes the time from another connection, if none is known yet. */
-  setFirstClock(time: string[], askedAt: number): void {
-    if (!this.isClockKnown) this.setClock(time, askedAt);
+  /** Takes the time from another connection while nothing is heard over this one. */
+  setClockUnheard(time: string[], askedAt: number): void {
+    if (!this.isHeardOf) this.setClock(time, askedAt);
   }
 
   /** Uses one server only, because clocks differ, and ignores answers that took too long. */

@@ -954,6 +954,36 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('keeps times by the clock of Redis if the first connection is lost before it is known', async () => {
+    const people = await createClient({ url: redis.url }).connect();
+    await people.sendCommand(['ACL', 'SETUSER', 'unheard', 'on', '>secret', '~*', '+@all', '-role']);
+    const proxy = await RedisProxy.start(redis.port);
+    const now = Date.now;
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 3_600_000);
+    try {
+      await people.configResetStat();
+      proxy.holdBack('TIME');
+      const url = proxy.url.replace('//', '//unheard:secret@');
+      const engine = new CacheEngine({ redis: { url, deadlineMs: 5_000 }, complain: () => undefined }).start();
+      open.push(engine);
+      await until(async () => (await people.info('commandstats')).includes('cmdstat_time'));
+      proxy.down();
+      proxy.up();
+      await until(() =>
+        engine.ping().then(
+          () => true,
+          () => false,
+        ),
+      );
+      const { expiresAt } = await engine.namespace<number>(name).set('k', 1, { ttl: 60_000 });
+      expect(Math.abs(expiresAt! - now())).toBeLessThan(600_000);
+    } finally {
+      clock.mockRestore();
+      await proxy.stop();
+      people.destroy();
+    }
+  });
+
   it('backs off while each connection ends at once, and recovers afterwards', async () => {
     const own = await startRedis();
     try {
@@ -967,7 +997,7 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
-  it('reports once, and without the value, that one cannot be decoded, however often it is read', async () => {
+  it('reports once for each namespace, and without the value, that one cannot be decoded, however often it is read', async () => {
     const complaints: string[] = [];
     const complain = (message: string): number => complaints.push(message);
     const engine = new CacheEngine({
@@ -975,9 +1005,13 @@ describeRedis('caches of several processes over one Redis', () => {
       complain,
     }).start();
     open.push(engine);
-    await (await nodeOf(redis.url)).namespace<string>(name, { codec: textCodec }).set('k', '{"mail":ann@example.com}');
-    for (let reads = 0; reads < 10; reads += 1) expect(await engine.namespace(name).get('k')).toBeUndefined();
-    expect(complaints).toEqual([`a value of ${name} cannot be decoded: SyntaxError`]);
+    const writer = await nodeOf(redis.url);
+    const names = [name, `${name} too`];
+    for (const it of names)
+      await writer.namespace<string>(it, { codec: textCodec }).set('k', '{"mail":ann@example.com}');
+    for (let reads = 0; reads < 10; reads += 1)
+      for (const it of names) expect(await engine.namespace(it).get('k')).toBeUndefined();
+    expect(complaints).toEqual(names.map((it) => `a value of ${it} cannot be decoded: SyntaxError`));
   });
 
   it('reports that it was not started', async () => {
@@ -1295,22 +1329,46 @@ describeRedis('a cache over a cluster of three masters', () => {
   });
 
   it('counts a read as failed if it fails for one of the keys on a master', async () => {
-    const engine = await nodeOf(cluster.url);
-    const space = engine.namespace<unknown>(randomUUID());
-    const [first] = await keysOnEach(cluster, space.name);
+    const name = randomUUID();
+    const [first] = await keysOnEach(cluster, name);
     let second = '';
     for (let count = 0; second === ''; count += 1)
-      if (`other ${count}` !== first && (await cluster.isOn(0, `{${space.name}:other ${count}}`)))
-        second = `other ${count}`;
-    await space.set(first!, 1);
-    const people = await createClient({ url: cluster.servers[0]!.url }).connect();
-    await people.rPush(`cache:e:{${space.name}:${second}}`, 'no entry');
-    people.destroy();
+      if (`other ${count}` !== first && (await cluster.isOn(0, `{${name}:other ${count}}`))) second = `other ${count}`;
+    await (await nodeOf(cluster.url)).namespace<unknown>(name).set(first!, 1);
+    // This user may read the first key only.
+    const keys = [`~cache:e:{${name}:${first!.replace(' ', '?')}}`, '~cache:t:*'];
+    for (const { url } of cluster.servers) {
+      const people = await createClient({ url }).connect();
+      await people.sendCommand(['ACL', 'SETUSER', 'partial', 'reset', 'on', '>secret', ...keys, '+@all']);
+      people.destroy();
+    }
+    const engine = await nodeOf(cluster.url.replace('//', '//partial:secret@'));
+    const space = engine.namespace<unknown>(name);
     const { unavailable: before } = engine.statistics;
     // Asked in one turn, so the master is asked once.
     const [one, other] = await Promise.allSettled([space.get(first!), space.get(second)]);
     expect([one, other]).toMatchObject([{ value: 1 }, { reason: expect.any(CacheUnavailable) }]);
     expect(engine.statistics.unavailable - before).toBe(1);
+  });
+
+  it('replaces what other clients wrote as another type, on every master', async () => {
+    const space = (await nodeOf(cluster.url)).namespace<unknown>(randomUUID());
+    for (const [at, key] of (await keysOnEach(cluster, space.name)).entries()) {
+      const people = await createClient({ url: cluster.servers[at]!.url }).connect();
+      const lists = async (): Promise<void> => {
+        await people.del(`cache:e:{${space.name}:${key}}`);
+        await people.rPush(`cache:e:{${space.name}:${key}}`, 'no entry');
+      };
+      try {
+        await lists();
+        expect(await space.getOrSet(key, () => 1)).toBe(1);
+        await warm(space, key);
+        await lists();
+        expect(await space.compareAndSet(key, null, 2)).toMatchObject({ isWritten: true });
+      } finally {
+        people.destroy();
+      }
+    }
   });
 
   it('serves values from the process only as stale while any master is suspended, and recovers by itself', async () => {
