@@ -251,16 +251,17 @@ export class Attempts<I extends Instance> {
 
   /**
    * Whether to make another attempt, which is then counted. A call that was not sent, or not begun, goes to every instance
-   * once. A lost call is sent again if that is safe and within the retry budget; if there is a single address, once to that,
-   * because several instances may be behind it.
+   * once. A lost call is sent again if that is safe and within the retry budget. Several instances may be behind a single
+   * address, so a call that was lost or not begun there goes to it once more, within the budget.
    */
   another(outcome: Outcome): boolean {
     const hasOthers = this.targets.hasOthersThan(this.tried);
     if (outcome === 'not-sent' || outcome === 'full') {
-      if (!hasOthers) this.targets.allFailed();
-      return hasOthers;
+      if (hasOthers) return true;
+      this.targets.allFailed();
     }
-    if (outcome !== 'lost' || !this.mayRepeat || !(hasOthers || this.tried.length === 1)) return false;
+    const isSafe = outcome === 'full' || (outcome === 'lost' && this.mayRepeat);
+    if (!isSafe || !(hasOthers || this.tried.length === 1)) return false;
     if (this.targets.budget.spend()) return true;
     this.targets.counts.refusedByBudget += 1;
     return false;

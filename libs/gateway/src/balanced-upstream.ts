@@ -313,6 +313,7 @@ class BalancedRequest {
           const { unknown } = this;
           if (this.attempts.another(outcome)) insteadOfAnswer = () => this.send();
           else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);
+          else if (headers['content-length'] === '0') insteadOfAnswer = () => this.fail(controller, notHeard());
         } else if (status >= 200) {
           outcome = told;
           // `Connection: close` announces no shutdown when there are too many connections.
@@ -359,6 +360,14 @@ const givenUp = (): CleaveError =>
   new CleaveError(
     'cancelled',
     'The client cancelled the request before there was a response. The request may have taken effect.',
+  );
+
+/** For a refusal that a service gave before it had read the request: it has no body. */
+const notHeard = (): CleaveError =>
+  new CleaveError(
+    'unavailable',
+    'A service this request needs accepts no more connections. The request has had no effect; repeat it.',
+    { retry_after_ms: 1_000 },
   );
 
 const outcomeOf = (error: Error, isSent: boolean): Outcome => {

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
-import { connect, type AddressInfo, type Socket } from 'node:net';
+import { connect, createServer as createNetServer, type AddressInfo, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -236,6 +236,34 @@ describe('an instance that refuses requests', () => {
     await fill(full!);
     for (let times = 0; times < 3; times += 1)
       await expect(send('GET')).rejects.toThrow(/other side closed|ECONNRESET/);
+  });
+
+  it('without having heard them has them carried out behind the same address, and explains its refusal otherwise', async () => {
+    const [origin] = await startEach([['other', 100]]);
+    const { port } = new URL(origin!);
+    const refusal = `HTTP/1.1 503 Service Unavailable\r\n${fullHeader}: connections\r\ncontent-length: 0\r\nconnection: close\r\n\r\n`;
+    let refusals = 1;
+    // As an address with several instances behind it, of which one closes its connections.
+    const front = createNetServer((socket) => {
+      sockets.push(socket.on('error', () => undefined));
+      if (refusals > 0) {
+        refusals -= 1;
+        socket.end(refusal);
+      } else socket.pipe(connect(Number(port), '127.0.0.1').on('error', () => undefined)).pipe(socket);
+    }).listen(0, '127.0.0.1');
+    await once(front, 'listening');
+    things = upstreamAt([`http://127.0.0.1:${(front.address() as AddressInfo).port}`]);
+    try {
+      expect(await send('POST')).toEqual([201, 'other']);
+      for (const socket of sockets) socket.destroy();
+      refusals = Number.POSITIVE_INFINITY;
+      await eventually(() =>
+        expect(send('POST')).rejects.toMatchObject({ code: 'unavailable', extensions: { retry_after_ms: 1_000 } }),
+      );
+      expect(made.other).toBe(1);
+    } finally {
+      front.close();
+    }
   });
 
   it('refuses with its own 503 if it is alone, and serves requests when it has room again', async () => {
