@@ -453,8 +453,8 @@ const all = [
   {
     bug: 'a call that is not idempotent is retried although it may have been carried out',
     file: 'libs/balancing/src/targets.ts',
-    replace: /outcome !== 'lost' \|\| !this\.mayRepeat \|\| /g,
-    by: "outcome !== 'lost' || ",
+    replace: /\(outcome === 'lost' && this\.mayRepeat\)/g,
+    by: "outcome === 'lost'",
     caughtBy: 'libs/messaging/test/messaging',
   },
   {
