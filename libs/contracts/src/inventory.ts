@@ -169,6 +169,10 @@ export type OverdueHold = z.output<typeof overdueHold>;
  */
 const inventoryId = uuid.optional();
 
+/** What callers are told in that case, whether order or inventory notices it. */
+export const inOtherInventory =
+  'The stock of these orders is in another database of inventory. Operators find instructions in docs/operations.md, "Another database of inventory".';
+
 const reserveRequest = z.object({
   inventory_id: inventoryId,
   reservations: z.array(reservationRequest).min(1).max(limits.batch),

@@ -100,10 +100,11 @@ describeWithRedis('requests over Redis', () => {
     messenger = new Messenger();
     client = messenger.clientFor(probeContract, at);
   });
-  afterEach(async () => {
+  const closeAll = async (): Promise<void> => {
     await messenger.onApplicationShutdown();
     await Promise.all(running.splice(0).map((instance) => instance.close()));
-  });
+  };
+  afterEach(closeAll);
 
   it('leave no entries or consumers behind in Redis', async () => {
     const instance = await start();
@@ -493,8 +494,7 @@ describeWithRedis('requests over Redis', () => {
       // A refusal while it loads counts as a sign of life.
       expect(timesConnected).toBe(1);
     } finally {
-      await messenger.onApplicationShutdown();
-      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      await closeAll();
       patient.destroy();
       handsOnSlow.destroy();
       await proxy.stop();
@@ -522,8 +522,7 @@ describeWithRedis('requests over Redis', () => {
       const { call } = messenger.clientFor(probeContract, elsewhere);
       expect(await codeOf(call('ping', undefined))).toBe('answered');
     } finally {
-      await messenger.onApplicationShutdown();
-      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      await closeAll();
       handsOnReplica.destroy();
       await proxy.stop();
       await replica.stop();
@@ -553,8 +552,7 @@ describeWithRedis('requests over Redis', () => {
       await repeated(async () => expect(await ask()).toBe('answered'));
     });
     afterEach(async () => {
-      await messenger.onApplicationShutdown();
-      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      await closeAll();
       await proxy.stop();
     });
 
@@ -576,32 +574,50 @@ describeWithRedis('requests over Redis', () => {
     });
   });
 
-  it.each(['before it was delivered', 'before it was acknowledged'])(
-    'that were answered are not carried out again by a new primary that saw the last one %s, unless they are idempotent',
-    async (moment) => {
-      const replica = await startRedis();
-      const handsOnReplica = handsOn(replica.url);
-      const [replication, entrance] = [await RedisProxy.start(redis.port), await RedisProxy.start(redis.port)];
-      try {
-        await handsOnReplica.connect();
-        await handsOnReplica.sendCommand(['REPLICAOF', '127.0.0.1', new URL(replication.url).port]);
-        const elsewhere: Address = { scheme: 'redis', url: entrance.url };
+  describe('that were answered, after a failover', () => {
+    let replica: typeof redis;
+    let handsOnReplica: ReturnType<typeof handsOn>;
+    /** Between the primary and its replica. */
+    let replication: RedisProxy;
+    /** Leads to the primary, whichever that is. */
+    let entrance: RedisProxy;
+    let elsewhere: Address;
+
+    beforeEach(async () => {
+      replica = await startRedis();
+      handsOnReplica = handsOn(replica.url);
+      [replication, entrance] = [await RedisProxy.start(redis.port), await RedisProxy.start(redis.port)];
+      elsewhere = { scheme: 'redis', url: entrance.url };
+      await handsOnReplica.connect();
+      await handsOnReplica.sendCommand(['REPLICAOF', '127.0.0.1', new URL(replication.url).port]);
+    });
+    afterEach(async () => {
+      await closeAll();
+      handsOnReplica.destroy();
+      await Promise.all([replication.stop(), entrance.stop()]);
+      await replica.stop();
+    });
+
+    const starting = async (): Promise<Instance> => {
+      const instance = await startInstance([elsewhere]);
+      running.push(instance);
+      return instance;
+    };
+    const isSeen = async (requests: number, pending: number): Promise<true | undefined> => {
+      const seen = await handsOnReplica.xPending(keys.requests, group).catch(() => undefined);
+      return (await handsOnReplica.xLen(keys.requests)) === requests && seen?.pending === pending ? true : undefined;
+    };
+
+    it.each(['before it was delivered', 'before it was acknowledged'])(
+      'are not carried out again by a new primary that saw the last one %s, unless they are idempotent',
+      async (moment) => {
         const { call } = messenger.clientFor(probeContract, elsewhere);
-        const isSeen = async (pending: number): Promise<true | undefined> => {
-          const seen = await handsOnReplica.xPending(keys.requests, group).catch(() => undefined);
-          return (await handsOnReplica.xLen(keys.requests)) === 2 && seen?.pending === pending ? true : undefined;
-        };
         const [once, safe] = [{ id: 'once' }, { id: 'safe' }];
-        const starting = async () => {
-          const instance = await startInstance([elsewhere]);
-          running.push(instance);
-          return instance;
-        };
         let instance: Instance | undefined;
         if (moment.includes('delivered')) await pretendInstance('never', 60_000);
         else instance = await starting();
         const asked = [call('waitOnce', once), call('wait', safe)];
-        await eventually(() => isSeen(instance ? 2 : 0));
+        await eventually(() => isSeen(2, instance ? 2 : 0));
         replication.freeze();
         const { journal } = (instance ??= await starting());
         for (const { id } of [once, safe]) journal.letGo(id);
@@ -616,32 +632,15 @@ describeWithRedis('requests over Redis', () => {
         expect(journal.carriedOut.filter((id) => id === 'safe')).toHaveLength(2);
         // New ones are carried out.
         await repeated(async () => expect(await codeOf(call('once', { id: 'new' }))).toBe('answered'), 20_000);
-      } finally {
-        await messenger.onApplicationShutdown();
-        await Promise.all(running.splice(0).map((instance) => instance.close()));
-        handsOnReplica.destroy();
-        await Promise.all([replication.stop(), entrance.stop()]);
-        await replica.stop();
-      }
-    },
-  );
+      },
+    );
 
-  it('that were answered are not carried out again by a new primary while the reader still waits at the old one', async () => {
-    const replica = await startRedis();
-    const handsOnReplica = handsOn(replica.url);
-    const [replication, entrance] = [await RedisProxy.start(redis.port), await RedisProxy.start(redis.port)];
-    try {
-      await handsOnReplica.connect();
-      await handsOnReplica.sendCommand(['REPLICAOF', '127.0.0.1', new URL(replication.url).port]);
-      const instance = await startInstance([{ scheme: 'redis', url: entrance.url }]);
-      running.push(instance);
+    it('are not carried out again by a new primary while the reader still waits at the old one', async () => {
+      const { journal } = await starting();
       const asked = client.call('waitOnce', { id: 'once' });
-      await eventually(async () => {
-        const seen = await handsOnReplica.xPending(keys.requests, group).catch(() => undefined);
-        return seen?.pending === 1 ? true : undefined;
-      });
+      await eventually(() => isSeen(1, 1));
       replication.freeze();
-      instance.journal.letGo('once');
+      journal.letGo('once');
       expect(await asked).toBe('once');
       await queueLength(0);
       await handsOnReplica.sendCommand(['REPLICAOF', 'NO', 'ONE']);
@@ -650,14 +649,8 @@ describeWithRedis('requests over Redis', () => {
       const [, id] = /id=(\d+) [^\n]*name=cleave-answers-/.exec(connections)!;
       await hands.sendCommand(['CLIENT', 'KILL', 'ID', id!]);
       await repeated(async () => expect(await handsOnReplica.xLen(keys.requests)).toBe(0), 60_000);
-      expect(instance.journal.carriedOut).toEqual(['once']);
-    } finally {
-      await messenger.onApplicationShutdown();
-      await Promise.all(running.splice(0).map((instance) => instance.close()));
-      handsOnReplica.destroy();
-      await Promise.all([replication.stop(), entrance.stop()]);
-      await replica.stop();
-    }
+      expect(journal.carriedOut).toEqual(['once']);
+    });
   });
 
   it('are carried out although the user may not ask Redis which server it is, which is logged', async () => {

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { CleaveError } from '#contracts';
+import { CleaveError, inOtherInventory } from '#contracts';
 
 /** Remembers which database of orders the holds belong to. */
 export abstract class OrdersServed {
@@ -43,9 +43,6 @@ export class JoinOrders {
     if (inventoryId === undefined || inventoryId === this.ownId) return;
     this.ownId = await this.served.ownId();
     if (inventoryId === this.ownId) return;
-    throw new CleaveError(
-      'unavailable',
-      'The stock of these orders is in another database of inventory. Operators find instructions in docs/operations.md, "Another database of inventory".',
-    );
+    throw new CleaveError('unavailable', inOtherInventory);
   }
 }

@@ -1,5 +1,5 @@
 import { Injectable, Logger } from '@nestjs/common';
-import { CleaveError, type StockEffect, type inventoryContract } from '#contracts';
+import { CleaveError, inOtherInventory, type StockEffect, type inventoryContract } from '#contracts';
 import type { Condition } from '#health';
 import { isNotAnswered, type ContractClient } from '#messaging';
 import { within, type NoAnswer } from '#periodic';
@@ -158,10 +158,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     this.isJoined = false;
     const kept = await this.keepFirst(inventoryId);
     if (kept !== inventoryId) {
-      throw wrongDatabase(
-        'The stock of these orders is in another database of inventory. Operators find instructions in docs/operations.md, "Another database of inventory".',
-        `This is inventory database ${inventoryId}; that one is ${kept}.`,
-      );
+      throw wrongDatabase(inOtherInventory, `This is inventory database ${inventoryId}; that one is ${kept}.`);
     }
     this.inventoryId = inventoryId;
   }
