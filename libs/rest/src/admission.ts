@@ -8,7 +8,6 @@ import type {
 } from 'fastify';
 import type { Admission, Limiter } from '#admission';
 import { busyProblem, type LoadShedder } from './load-shedder.js';
-import type { EndpointConfig } from './endpoint.js';
 import { sendProblem } from './problems.js';
 
 declare module 'fastify' {
@@ -26,7 +25,7 @@ declare module 'fastify' {
 export const limitRoutes = (fastify: FastifyInstance, admission: Admission, shedder: LoadShedder): void => {
   fastify.decorateRequest('admittedAt', undefined);
   fastify.addHook('onRoute', (route) => {
-    const { replies, isAlwaysAdmitted, admittedAs } = (route.config ?? {}) as Partial<EndpointConfig>;
+    const { replies, isAlwaysAdmitted, admittedAs } = route.config ?? {};
     if (!replies || isAlwaysAdmitted) return;
     const limiter = admission.limiterOf(admittedAs ?? classOf(route));
     limitRoute(route, limiter);

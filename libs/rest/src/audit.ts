@@ -2,7 +2,6 @@ import { Logger } from '@nestjs/common';
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, auditedOperations, limits, type Scope } from '#contracts';
 import { countedAs, withoutKeySecrets, type Authenticator, type NewAuditEntry } from '#security';
-import type { EndpointConfig } from './endpoint.js';
 
 /** An operation that is recorded in the audit log, and the scope it requires. */
 export interface Audited {
@@ -25,7 +24,7 @@ export const auditRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   eachAudited((method, path, { operation }) => names.set(`${method} ${path}`, operation));
   fastify.addHook('onRoute', (route) => {
     const operation = names.get(`${String(route.method)} ${route.url}`);
-    const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
+    const { replies, scope } = route.config ?? {};
     if (operation === undefined || !replies || scope === 'open') return;
     const audited = auditing(authenticator, () => operation);
     route.onRequest = [...[route.onRequest ?? []].flat(), audited.onRequest];

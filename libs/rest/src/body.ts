@@ -34,8 +34,7 @@ const endEmpty: preParsingHookHandler = (_request, _reply, payload, done) =>
   done(null, payload.readableEnded ? Readable.from([]) : payload);
 
 /** Whether the endpoint takes the raw bytes of its body. */
-const takesBytes = ({ routeOptions }: FastifyRequest): boolean =>
-  (routeOptions.config as { rawBody?: boolean }).rawBody === true;
+const takesBytes = ({ routeOptions }: FastifyRequest): boolean => routeOptions.config.rawBody === true;
 
 /** Whether a request has a body. A chunked body may turn out to be empty. */
 export const hasBody = ({ headers }: FastifyRequest): boolean =>

@@ -19,7 +19,7 @@ import { ModulesContainer, type ApplicationConfig, type NestApplication } from '
 import { ExecutionContextHost } from '@nestjs/core/internal';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import type { EndpointConfig, HandlerName } from './endpoint.js';
+import type { HandlerName } from './endpoint.js';
 import { ProblemFilter, answerError } from './problems.js';
 import { SchemaPipe } from './valid.js';
 
@@ -34,7 +34,7 @@ type Method = (...args: unknown[]) => unknown;
 export const callDirectly = (app: NestFastifyApplication): void => {
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   fastify.addHook('onRoute', (route) => {
-    const { handledBy, replies } = (route.config ?? {}) as Partial<EndpointConfig>;
+    const { handledBy, replies } = route.config ?? {};
     if (!handledBy || !isPlainPath.test(route.url)) return;
     // Nest stops the stream of a client that is gone.
     if (Object.values(replies ?? {}).some((it) => it.streamedAs !== undefined || it.writtenAs !== undefined)) return;

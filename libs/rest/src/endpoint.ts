@@ -67,6 +67,10 @@ export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies
   readsQuery?: boolean;
 }
 
+declare module 'fastify' {
+  interface FastifyContextConfig extends Partial<EndpointConfig> {}
+}
+
 /**
  * Declares an endpoint once. The declaration and the schemas of the handler's parameters document it. In an app of
  * `createRestApp`, the handler's return value is encoded by the reply schema of the status that was set, by default the
@@ -274,7 +278,7 @@ export class JsonText {
 export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
   const { request, statusCode: status } = answer;
   const { config, url } = request.routeOptions;
-  const { replies } = config as Partial<EndpointConfig>;
+  const { replies } = config;
   if (!replies) return value;
   const route = `${request.method} ${url}`;
   const reply = replies[status];

@@ -12,7 +12,7 @@ import {
   type Standing,
 } from '#security';
 import { annotateWork } from '#telemetry';
-import { eventStream, isRead, type EndpointConfig } from './endpoint.js';
+import { eventStream, isRead } from './endpoint.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -40,7 +40,7 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   const { isOpen } = authenticator;
   fastify.decorateRequest('caller', isOpen ? { getter: () => anybody } : undefined);
   fastify.addHook('onRoute', (route) => {
-    const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
+    const { replies, scope } = route.config ?? {};
     if (!replies) return;
     if (scope === 'open') {
       // Open routes that change something (webhooks) verify the sender's signature instead.

@@ -12,7 +12,7 @@ import {
   type Traces,
   type Work,
 } from '#telemetry';
-import { eventStream, type EndpointConfig } from './endpoint.js';
+import { eventStream } from './endpoint.js';
 
 /** Named by OpenTelemetry's semantic conventions. */
 const attributeNames = ['http.request.method', 'http.route', 'http.response.status_code', 'error.type'] as const;
@@ -52,7 +52,7 @@ export class ObservedRequests {
   private spanOf(request: FastifyRequest, parent: string | undefined): Span | undefined {
     if (!this.traces?.areOpen) return undefined;
     const { url, config } = request.routeOptions;
-    if ((config as Partial<EndpointConfig> | undefined)?.isAlwaysAdmitted) return undefined;
+    if (config?.isAlwaysAdmitted) return undefined;
     return this.traces.begin(`${request.method} ${url ?? 'unknown'}`, parent, { kind: 'server' });
   }
 

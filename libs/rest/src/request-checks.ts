@@ -3,7 +3,6 @@ import type { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CleaveError, limits } from '#contracts';
 import { hasBody } from './body.js';
-import type { EndpointConfig } from './endpoint.js';
 import { refusalOfUnrouted } from './problems.js';
 
 /** Refusals that apply to every request before its handler runs. */
@@ -43,7 +42,7 @@ const allTaken =
 
 /** For a request on a connection beyond the limit. */
 export const refusalOfFull = ({ routeOptions: { config } }: FastifyRequest): CleaveError | undefined =>
-  (config as Partial<EndpointConfig>).isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
+  config.isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
 
 /** Connections on which no further request is carried out. */
 export const distrusted = new WeakSet<Socket>();

@@ -9,7 +9,7 @@ import { requestIdOf, withWork } from '#telemetry';
 import type { BrowserHeaders } from './browser-headers.js';
 import { Connections, answerOn, fullHeader, lookMs, type ConnectionLimits } from './connections.js';
 import { LoadShedder } from './load-shedder.js';
-import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
+import { JsonText, encodeReply, eventStream } from './endpoint.js';
 import type { ObservedRequests } from './observed-requests.js';
 import { problemOfError, sendProblem } from './problems.js';
 import { answerExpectation, answerUnreadable, refusalOfUnheard } from './raw-answers.js';
@@ -196,6 +196,6 @@ const leaveOutLength: onSendHookHandler = (_, reply, payload, done) => {
 
 /** A route that does not declare its replies may answer with a stream. */
 const mayStream = ({ config }: RouteOptions): boolean => {
-  const { replies } = (config ?? {}) as Partial<EndpointConfig>;
+  const { replies } = config ?? {};
   return !replies || Object.values(replies).some(({ streamedAs }) => streamedAs !== undefined);
 };
