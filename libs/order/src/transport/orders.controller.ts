@@ -30,7 +30,7 @@ import {
 } from '#rest';
 import type { Caller } from '#security';
 import { cancelOrder, cancelRemaining, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
-import { ChangeOrder } from '../use-cases/change-order.js';
+import { ChangeOrder, type ChangeRequest, type Decide } from '../use-cases/change-order.js';
 import { KeepPersonalData } from '../use-cases/keep-personal-data.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
@@ -64,6 +64,12 @@ const placing = {
   idempotencyKey: 'optional',
   isCalledDirectly: true,
 } satisfies Partial<EndpointOptions>;
+
+/** Who asks for a change, under which key, and on which condition. */
+interface Asked extends Pick<ChangeRequest, 'expectedVersions'> {
+  caller: Caller;
+  idempotencyKey: string | undefined;
+}
 
 @ApiTags('orders')
 @Controller()
@@ -200,7 +206,7 @@ export class OrdersController {
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
   })
-  async cancel(
+  cancel(
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(cancelOrderRequest)) { remaining, reason }: z.output<typeof cancelOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
@@ -208,13 +214,10 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const orderId = orderIdIn(id);
-    const command = { orderId, remaining, reason };
-    const keyed = idempotencyKey === undefined ? undefined : keyedChange(caller, 'cancel', idempotencyKey, command);
-    const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
+    const command = { orderId: orderIdIn(id), remaining, reason };
     const decide = remaining ? cancelRemaining : cancelOrder;
-    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => decide(it, reason, at));
-    return replayable(changed, replayed, reply);
+    const asked = { caller, idempotencyKey, expectedVersions };
+    return this.change('cancel', command, asked, reply, (it, at) => decide(it, reason, at));
   }
 
   @Post('orders/:id/fulfil')
@@ -230,7 +233,7 @@ export class OrdersController {
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
   })
-  async fulfil(
+  fulfil(
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(fulfilOrderRequest)) { lines }: z.output<typeof fulfilOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
@@ -238,14 +241,9 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const orderId = orderIdIn(id);
-    const keyed =
-      idempotencyKey === undefined ? undefined : keyedChange(caller, 'fulfil', idempotencyKey, { orderId, lines });
-    const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
-    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) =>
-      fulfilOrder(it, lines, at),
-    );
-    return replayable(changed, replayed, reply);
+    const command = { orderId: orderIdIn(id), lines };
+    const asked = { caller, idempotencyKey, expectedVersions };
+    return this.change('fulfil', command, asked, reply, (it, at) => fulfilOrder(it, lines, at));
   }
 
   @Post('orders/:id/returns')
@@ -266,7 +264,7 @@ export class OrdersController {
     ],
     idempotencyKey: 'required',
   })
-  async return(
+  return(
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(returnOrderRequest)) body: z.output<typeof returnOrderRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
@@ -274,18 +272,25 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const orderId = orderIdIn(id);
-    const keyed = keyedChange(caller, 'return', idempotencyKey, { orderId, ...body });
-    const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
-    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => returnGoods(it, body, at));
-    return replayable(changed, replayed, reply);
+    const command = { orderId: orderIdIn(id), ...body };
+    const asked = { caller, idempotencyKey, expectedVersions };
+    return this.change('return', command, asked, reply, (it, at) => returnGoods(it, body, at));
+  }
+
+  private async change(
+    operation: string,
+    command: { orderId: string },
+    { caller, idempotencyKey, expectedVersions }: Asked,
+    reply: FastifyReply,
+    decide: Decide,
+  ): Promise<Order> {
+    const keyed = idempotencyKey === undefined ? undefined : keyedChange(caller, operation, idempotencyKey, command);
+    const request = { tenant: caller.tenant, orderId: command.orderId, expectedVersions, keyed };
+    const { order: changed, replayed } = await this.changeOrder.execute(request, decide);
+    if (replayed) reply.header('Idempotent-Replayed', 'true');
+    return tagged(changed, reply);
   }
 }
-
-const replayable = (order: Order, replayed: boolean, reply: FastifyReply): Order => {
-  if (replayed) reply.header('Idempotent-Replayed', 'true');
-  return tagged(order, reply);
-};
 
 const tagged = <Told extends Order>(it: Told, reply: FastifyReply): Told => {
   reply.header('ETag', etagOf(it.version));

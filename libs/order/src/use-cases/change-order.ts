@@ -47,7 +47,8 @@ export interface ChangeRequest {
   keyed?: KeyedChange | undefined;
 }
 
-type Decide = (order: Order, at: Date) => OrderChange | undefined;
+/** @returns `undefined` when the order is already what it should become */
+export type Decide = (order: Order, at: Date) => OrderChange | undefined;
 
 /** Enough for any number of concurrent changes of one order, but finite. */
 const maxTries = 50;
@@ -60,7 +61,6 @@ export class ChangeOrder {
     private readonly relay: RelayOutbox,
   ) {}
 
-  /** @param decide returns `undefined` when the order is already what it should become */
   async execute(request: ChangeRequest, decide: Decide): Promise<{ order: Order; replayed: boolean }> {
     const { tenant, keyed } = request;
     for (let tries = 0; tries < maxTries; tries += 1) {
