@@ -1,11 +1,9 @@
-import { Injectable } from '@nestjs/common';
 import type { PaymentDocument, PaymentRequest, paymentContract } from '#contracts';
 import type { ContractClient } from '#messaging';
 import type { PaymentLookup } from '../use-cases/read-orders.js';
 import type { PaymentPerformer } from '../use-cases/run-sagas.js';
 
 /** Payments in the payment module, wherever that runs. */
-@Injectable()
 export class MessagingPayment implements PaymentPerformer, PaymentLookup {
   constructor(private readonly payment: ContractClient<typeof paymentContract>) {}
 

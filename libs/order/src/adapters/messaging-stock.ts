@@ -1,4 +1,4 @@
-import { Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import { CleaveError, inOtherInventory, type StockEffect, type inventoryContract } from '#contracts';
 import type { Condition } from '#health';
 import { isNotAnswered, type ContractClient } from '#messaging';
@@ -24,7 +24,6 @@ const wasAway = (error: unknown): boolean =>
   error instanceof CleaveError && error.code === 'unavailable' && error.extensions['retry_after_ms'] === undefined;
 
 /** Stock in the inventory module, wherever that runs. */
-@Injectable()
 export class MessagingStock implements StockHolder, StockSettler, StockBranches, OverdueStock {
   private readonly logger = new Logger(MessagingStock.name);
   private isJoined = false;

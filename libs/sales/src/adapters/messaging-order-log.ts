@@ -1,4 +1,3 @@
-import { Injectable } from '@nestjs/common';
 import { orderLogEvent, type OrderLogEvent, type orderContract } from '#contracts';
 import type { EventBus, EventBusAddress, EventSource, ReadLog } from '#events';
 import type { ContractClient } from '#messaging';
@@ -6,7 +5,6 @@ import { salesTypes } from '../domain/sales.js';
 import type { OrderLog } from '../use-cases/follow-orders.js';
 
 /** The log of the order module, wherever that runs, read by polling or from the event bus. */
-@Injectable()
 export class MessagingOrderLog implements OrderLog {
   constructor(
     private readonly orders: ContractClient<typeof orderContract>,

@@ -1,10 +1,8 @@
-import { Injectable } from '@nestjs/common';
 import type { inventoryContract } from '#contracts';
 import type { ContractClient } from '#messaging';
 import type { StockLookup } from '../use-cases/read-sales.js';
 
 /** Stock in the inventory module, wherever that runs. */
-@Injectable()
 export class MessagingStock implements StockLookup {
   constructor(private readonly inventory: ContractClient<typeof inventoryContract>) {}
 

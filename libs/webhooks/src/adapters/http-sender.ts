@@ -1,7 +1,7 @@
 import { Agent as HttpAgent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import type { LookupFunction } from 'node:net';
-import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
+import type { OnApplicationShutdown } from '@nestjs/common';
 import { failureOf, type Answer } from '../domain/retries.js';
 import type { WebhookSender } from '../use-cases/deliver-messages.js';
 import { PrivateAddressError, type AddressGuard } from './address-guard.js';
@@ -26,7 +26,6 @@ const noAddress = new Set(['ENOTFOUND', 'ENODATA']);
  * Posts over HTTP, to addresses that were checked. Redirects are not followed, and both the total time and the bytes that
  * are read are limited.
  */
-@Injectable()
 export class HttpSender implements WebhookSender, OnApplicationShutdown {
   private readonly agents = { http: new HttpAgent(keepAlive), https: new HttpsAgent(keepAlive) };
   private readonly lookup: LookupFunction;
