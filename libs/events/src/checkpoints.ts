@@ -1,5 +1,6 @@
+import type { FactoryProvider } from '@nestjs/common';
 import { logBeginning } from '#contracts';
-import type { Queries, Sql, Statement } from '#database';
+import { sqlToken, type Queries, type Sql, type Statement } from '#database';
 import { partCount } from './parts.js';
 
 /** A part of the log that this instance may read until its lease expires: whoever takes it then raises the epoch. */
@@ -83,6 +84,13 @@ export class Checkpoints {
     await this.sql.query(this.statements.forget, [consumer]);
   }
 }
+
+/** Provides the checkpoints in the schema of a database that was set up with `databaseFor`. */
+export const checkpointsIn = (database: string, schema: string): FactoryProvider<Checkpoints> => ({
+  provide: Checkpoints,
+  inject: [sqlToken(database)],
+  useFactory: (sql: Sql) => new Checkpoints(sql, schema),
+});
 
 /**
  * The function is volatile, so each statement sees the effects of those before. A part whose row is locked, because it is

@@ -7,21 +7,14 @@ export { eventBus, type EventBusAddress } from './bus-address.js';
 export {
   Checkpoints,
   checkpointTables,
+  checkpointsIn,
   logStart,
   partFunctions,
   type Checkpoint,
   type LeasedPart,
 } from './checkpoints.js';
 export { EventBus, EventsModule } from './event-bus.js';
-export {
-  EventConsumer,
-  EventSource,
-  fromLog,
-  readingAhead,
-  type LogEntry,
-  type ReadLog,
-  type Reading,
-} from './event-consumer.js';
+export { EventConsumer, EventSource, fromLog, type LogEntry, type ReadLog, type Reading } from './event-consumer.js';
 export { LinkedLog, type Linked } from './linked-log.js';
 export { EventPublisher } from './nats-publisher.js';
 export { partCount, partOf } from './parts.js';

@@ -2,8 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, describe, it, jest } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { EventBus, eventBus, fromLog, readingAhead, type Checkpoint, type EventSource } from '#events';
+import { EventBus, eventBus, fromLog, type Checkpoint, type EventSource } from '#events';
 import { SeededRandom, testSeed, until } from '#testing';
+import { readingAhead } from '../src/event-consumer.js';
 import { Disturbed, Notes, startLog, testEvent, type LogUnderTest, type TestEvent } from './log-under-test.js';
 
 Logger.overrideLogger(false);

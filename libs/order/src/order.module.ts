@@ -5,7 +5,7 @@ import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, firstSetting, sqlToken, type Database } from '#database';
-import { Checkpoints, EventBus, EventsModule, EventPublisher, eventBus } from '#events';
+import { EventBus, EventPublisher, EventsModule, checkpointsIn, eventBus } from '#events';
 import { grpcAddress, type GrpcListening } from '#grpc';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
@@ -153,11 +153,7 @@ export class OrderModule implements OnModuleInit {
           useExisting: PostgresOrders,
         })),
         ...[EventFeed, Outbox].map((port) => ({ provide: port, useExisting: PostgresOutbox })),
-        {
-          provide: Checkpoints,
-          inject: [sqlToken('order')],
-          useFactory: (sql: Sql) => new Checkpoints(sql, 'orders'),
-        },
+        checkpointsIn('order', 'orders'),
         { provide: sweepInterval, useValue: options.ORDER_SWEEP_MS },
         { provide: commitProtocol, useValue: options.ORDER_COMMIT },
         { provide: inDoubtAfter, useValue: options.ORDER_IN_DOUBT_MS },

@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { env } from '#config';
 import { inventoryContract, orderContract } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
-import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
+import { EventBus, EventsModule, checkpointsIn, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -58,11 +58,7 @@ export class SalesModule implements OnModuleInit {
       providers: [
         ...[FollowOrders, ReadSales, RebuildSales, PostgresSales],
         ...[RebuildableViews, SalesReader, Views].map((port) => ({ provide: port, useExisting: PostgresSales })),
-        {
-          provide: Checkpoints,
-          inject: [sqlToken('sales')],
-          useFactory: (sql: Sql) => new Checkpoints(sql, 'sales'),
-        },
+        checkpointsIn('sales', 'sales'),
         {
           provide: OrderLog,
           inject: [Messenger, EventBus],

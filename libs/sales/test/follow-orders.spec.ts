@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { Test } from '@nestjs/testing';
 import type { OrderLogEvent } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
-import { Checkpoints, fromLog, positionOf, type EventSource } from '#events';
+import { Checkpoints, checkpointsIn, fromLog, positionOf, type EventSource } from '#events';
 import { SeededRandom, testSeed, twoInstances, until, type TwoInstances } from '#testing';
 import { PostgresSales } from '../src/adapters/postgres-sales.js';
 import { salesDatabase } from '../src/sales.module.js';
@@ -20,10 +20,7 @@ interface Instance {
 const startInstance = async (url: string): Promise<Instance> => {
   const module = await Test.createTestingModule({
     imports: [databaseFor(salesDatabase(url))],
-    providers: [
-      PostgresSales,
-      { provide: Checkpoints, inject: [sqlToken('sales')], useFactory: (sql: Sql) => new Checkpoints(sql, 'sales') },
-    ],
+    providers: [PostgresSales, checkpointsIn('sales', 'sales')],
   }).compile();
   module.useLogger(false);
   return {

@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { env } from '#config';
 import { orderContract, orderLogEvent } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
-import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
+import { EventBus, EventsModule, checkpointsIn, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -99,11 +99,7 @@ export class WebhooksModule implements OnModuleInit {
         { provide: MasterKeys, useValue: new MasterKeys(options.DATA_KEYS ?? []) },
         ...[PostgresDeliveries, PostgresEndpoints],
         ...[Endpoints, KeptSecrets, WantedTypes].map((port) => ({ provide: port, useExisting: PostgresEndpoints })),
-        {
-          provide: Checkpoints,
-          inject: [sqlToken('webhooks')],
-          useFactory: (sql: Sql) => new Checkpoints(sql, 'webhooks'),
-        },
+        checkpointsIn('webhooks', 'webhooks'),
         {
           provide: OrderLog,
           inject: [Messenger, EventBus, WantedTypes],
