@@ -1,10 +1,18 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { logBeginning, type WebhookDeliveryDetail, type WebhookDeliveryDocument } from '#contracts';
-import { SeededRandom, independentBits, samplesIn, testDatabase, twoInstances, type TwoInstances } from '#testing';
+import {
+  SeededRandom,
+  eventually,
+  independentBits,
+  samplesIn,
+  testDatabase,
+  twoInstances,
+  type TwoInstances,
+} from '#testing';
 import { messageOf, type Happening } from '../src/domain/message.js';
 import { Receiver, answering, verified } from './receiver.js';
-import { eventually, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
+import { newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
 
 const random = new SeededRandom();
 let instances: TwoInstances<Instance>;

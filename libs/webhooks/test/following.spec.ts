@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, afterEach, describe, expect, it, jest } from '@jest/globals';
 import { limits, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
 import { positionOf } from '#events';
-import { testDatabase, type TestDatabase } from '#testing';
+import { eventually, testDatabase, type TestDatabase } from '#testing';
 import { wantedLog } from '../src/adapters/messaging-order-log.js';
 import { Receiver, verified } from './receiver.js';
-import { eventually, newTenant, startInstance, type Instance } from './webhooks-under-test.js';
+import { newTenant, startInstance, type Instance } from './webhooks-under-test.js';
 
 let database: TestDatabase;
 let instance: Instance;

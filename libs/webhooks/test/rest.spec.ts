@@ -1,8 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { limits, type WebhookEndpointDocument } from '#contracts';
-import { testDatabase, type TestDatabase } from '#testing';
+import { eventually, testDatabase, type TestDatabase } from '#testing';
 import { Receiver, answering } from './receiver.js';
-import { eventually, placed, startInstance, type Instance } from './webhooks-under-test.js';
+import { placed, startInstance, type Instance } from './webhooks-under-test.js';
 
 /** The tenant of requests without an API key. */
 const tenant = 'default';

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { SeededRandom, testDatabase, type TestDatabase } from '#testing';
+import { SeededRandom, eventually, testDatabase, type TestDatabase } from '#testing';
 import type { MasterKey } from '#security';
 import { Receiver, verified } from './receiver.js';
-import { eventually, masterKey, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
+import { masterKey, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
 
 const [old, young] = [masterKey('2025'), masterKey('2026')];
 const random = new SeededRandom();

@@ -1,6 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
-import { setTimeout } from 'node:timers/promises';
 import { Controller, Logger, Module } from '@nestjs/common';
 import { orderContract, type OrderLogEvent, type ReplyOf, type RequestOf } from '#contracts';
 import { sqlToken, type Sql } from '#database';
@@ -152,18 +151,3 @@ export const placed = (tenant: string, more: Partial<Happening> = {}): Happening
   data: { order_id: randomUUID(), total_minor: 500 },
   ...more,
 });
-
-const patienceMs = 30_000;
-
-/** Repeats the check until it passes. */
-export const eventually = async <T>(check: () => Promise<T> | T): Promise<T> => {
-  const giveUpAt = Date.now() + patienceMs;
-  for (;;) {
-    try {
-      return await check();
-    } catch (error) {
-      if (Date.now() > giveUpAt) throw error;
-    }
-    await setTimeout(10);
-  }
-};
