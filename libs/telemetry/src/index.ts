@@ -2,7 +2,7 @@
 export type { Durations } from './durations.js';
 export { telemetryEnvironment, type TelemetrySettings } from './environment.js';
 export { logLevels, type LogLevel } from './log-line.js';
-export { ServiceLog, processLog } from './log.js';
+export { processLog } from './log.js';
 export { Metrics, answerSeconds, metricsType } from './metrics.js';
 export { observeProcess } from './process-metrics.js';
 export { RequestLog } from './request-log.js';

@@ -1,7 +1,8 @@
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { ServiceLog, annotateWork, requestIdOf, withWork } from '#telemetry';
+import { annotateWork, requestIdOf, withWork } from '#telemetry';
+import { ServiceLog } from '../src/log.js';
 
 const logOf = (format: 'json' | 'text', level?: 'info' | 'debug') => {
   const lines: string[] = [];
