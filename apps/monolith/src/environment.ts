@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import { z } from 'zod';
 import { cacheEnvironment } from '#cache';
 import { ConfigurationError, env, readEnvironment, type Environment, type VariableFault } from '#config';
 import { gatewayEnvironment, upstreamsIn } from '#gateway';
@@ -11,18 +11,13 @@ import { exposureFaults } from '#security';
 import { databaseEnvironment, restEnvironment, togetherFallbacks } from '#service';
 import { webhooksEnvironment } from '#webhooks';
 
-const optional = <Shape extends Record<string, { optional(): unknown }>>(shape: Shape) =>
-  Object.fromEntries(Object.entries(shape).map(([variable, schema]) => [variable, schema.optional()])) as {
-    [Variable in keyof Shape]: ReturnType<Shape[Variable]['optional']>;
-  };
-
 /**
  * The environment of the monolith: that of its modules, but it starts a database of its own if none is configured. A module
  * with a `URL` runs elsewhere; with a `LISTEN`, other processes can call the modules that run here.
  */
 const monolithEnvironment = {
   ...restEnvironment(3000),
-  ...optional(gatewayEnvironment),
+  ...z.object(gatewayEnvironment).partial().shape,
   ...orderEnvironment,
   ...inventoryEnvironment,
   ...paymentEnvironment,
@@ -30,12 +25,10 @@ const monolithEnvironment = {
   ...salesEnvironment,
   ...webhooksEnvironment,
   ...databaseEnvironment,
-  ...optional({
-    ORDER_LISTEN: listenAddress,
-    INVENTORY_LISTEN: listenAddress,
-    PAYMENT_LISTEN: listenAddress,
-    CACHE_LISTEN: listenAddress,
-  }),
+  ORDER_LISTEN: listenAddress.optional(),
+  INVENTORY_LISTEN: listenAddress.optional(),
+  PAYMENT_LISTEN: listenAddress.optional(),
+  CACHE_LISTEN: listenAddress.optional(),
   DATA_DIR: env.directory('.data'),
 };
 
