@@ -67,8 +67,7 @@ export class AccessModule implements OnModuleInit {
       providers: [
         ...known.providers!,
         ...[ManageKeys, KeepAudit, PostgresAudit],
-        { provide: AuditEntries, useExisting: PostgresAudit },
-        { provide: AuditTrail, useExisting: PostgresAudit },
+        ...[AuditEntries, AuditTrail].map((port) => ({ provide: port, useExisting: PostgresAudit })),
         { provide: Keys, useExisting: PostgresKeys },
         { provide: KeyChanges, useExisting: ListeningDirectory },
         {
