@@ -430,9 +430,14 @@ describe('events over gRPC', () => {
     for (const stream of open) stream.call.cancel();
   });
 
-  it('are refused after an invalid cursor', async () => {
+  it('are refused after an invalid cursor, and the refusal is counted and logged', async () => {
     const refusal = await grpc.stream('WatchEvents', { after: 'made-up' }).refusal();
     expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'invalid-cursor' });
+    const metrics = await (await fetch(`${shape.service('order').url}/metrics`)).text();
+    expect(metrics).toMatch(
+      /^rpc_server_call_duration_seconds_count\{.*WatchEvents.*error_type="invalid-cursor".*\} 1$/m,
+    );
+    expect(shape.service('order').log).toMatch(/"error":"invalid-cursor".*WatchEvents invalid-cursor in/);
   });
 });
 

@@ -58,6 +58,13 @@ const askAgainMs = 1_000;
 const drainMs = 10_000;
 
 const saidEveryMs = 10_000;
+/** The longest time that a timer of Node can wait, in milliseconds. */
+const longestTimerMs = 2 ** 31 - 1;
+/**
+ * How much a client may send in one call of health or reflection, which anybody may call. It is kept while a stream is
+ * open, and reflection has an answer for each request, of up to hundreds of times its size, whether the client reads it or not.
+ */
+const mostOpenBytes = 16_384;
 /** How often clients that do not read are looked for, in milliseconds. */
 const lookMs = 500;
 
@@ -160,7 +167,9 @@ export class GrpcServer extends ServerGrpc {
       const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) {
         const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, scope);
-        return this.transformToObservable(await answer).pipe(takeUntil(merge(this.closing, refused)));
+        let isOpen = false;
+        const told = tap({ next: () => (isOpen = true), error: (error) => isOpen || end(error) });
+        return this.transformToObservable(await answer).pipe(told, takeUntil(merge(this.closing, refused)));
       }
       const entered = limiter.enter();
       try {
@@ -195,10 +204,10 @@ export class GrpcServer extends ServerGrpc {
     return this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
   }
 
-  /** @returns the context of the call, and a function that ends it once; for a stream that function does nothing */
+  /** @returns the context of the call, and a function that ends it once; a stream is recorded only if it is refused */
   private begin(rpc: string, startedAt: number, metadata: Metadata): { work: Work; end: (error?: unknown) => void } {
     const asked = this.workOf(metadata);
-    if (this.streams.has(rpc)) return { work: asked, end: () => undefined };
+    if (this.streams.has(rpc)) return { work: asked, end: (error) => this.answered(rpc, startedAt, asked, error) };
     const attributes = { 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` };
     const span = this.traces?.begin(attributes['rpc.method'], asked.traceparent, { kind: 'server', attributes });
     const traceparent = span ? traceparentFrom(span) : asked.traceparent;
@@ -260,7 +269,8 @@ export class GrpcServer extends ServerGrpc {
       server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
     );
     if (typeof server[keepalive] !== 'number') throw new Error(`grpc-js has no field ${keepalive} any more`);
-    if (this.limits) this.limitClients(server, this.limits);
+    for (const listening of (server['http2Servers'] as Map<Http2Server, unknown>).keys()) this.guard(listening);
+    forgetWatchedNames(this.health);
     this.health.addToServer(server);
     const files = [this.service.descriptors, healthDescriptors].flatMap(filesIn);
     const described = { files: { fileDescriptorProtos: files } } as unknown as PackageDefinition;
@@ -269,31 +279,40 @@ export class GrpcServer extends ServerGrpc {
   }
 
   /** grpc-js has no options for this. */
-  private limitClients(server: Server, { maxConnections, requestMs, answerMs }: GrpcClientLimits): void {
+  private guard(listening: Http2Server): void {
+    // Before grpc-js reads the headers.
+    listening.prependListener('stream', (_, headers) => {
+      if (isBeyondTimers(headers['grpc-timeout'])) delete headers['grpc-timeout'];
+    });
+    listening.on('stream', (stream, headers) => {
+      if (!headers[':path']?.startsWith(`/${this.serviceName}/`)) limitBytes(stream, mostOpenBytes);
+    });
+    if (this.limits) this.limitClients(listening, this.limits);
+  }
+
+  private limitClients(listening: Http2Server, { maxConnections, requestMs, answerMs }: GrpcClientLimits): void {
     const sayFull = throttled(saidEveryMs);
     const warn = (): void =>
       this.logger.warn(`gRPC: all ${maxConnections} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
-    for (const listening of (server['http2Servers'] as Map<Http2Server, unknown>).keys()) {
-      listening.maxConnections = maxConnections;
-      listening.on('drop', () => sayFull(warn));
-      const unread = new Map<ServerHttp2Stream, { since: number }>();
-      listening.on('stream', (stream) => {
-        const late = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), requestMs).unref();
-        for (const end of ['end', 'close']) stream.once(end, () => clearTimeout(late));
-        // grpc-js hands over a message only once the one before has been sent, so each of them shows that the client reads.
-        const progress = { since: performance.now() };
-        const write = stream.write.bind(stream) as (...given: unknown[]) => boolean;
-        stream.write = (...given: unknown[]) => {
-          progress.since = performance.now();
-          return write(...given);
-        };
-        unread.set(stream, progress);
-        stream.once('close', () => unread.delete(stream));
-      });
-      // Not the timeout of the stream, which every ping on its connection renews.
-      const looking = setInterval(() => cutUnread(unread, answerMs), lookMs).unref();
-      listening.once('close', () => clearInterval(looking));
-    }
+    listening.maxConnections = maxConnections;
+    listening.on('drop', () => sayFull(warn));
+    const unread = new Map<ServerHttp2Stream, { since: number }>();
+    listening.on('stream', (stream) => {
+      const late = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), requestMs).unref();
+      for (const end of ['end', 'close']) stream.once(end, () => clearTimeout(late));
+      // grpc-js hands over a message only once the one before has been sent, so each of them shows that the client reads.
+      const progress = { since: performance.now() };
+      const write = stream.write.bind(stream) as (...given: unknown[]) => boolean;
+      stream.write = (...given: unknown[]) => {
+        progress.since = performance.now();
+        return write(...given);
+      };
+      unread.set(stream, progress);
+      stream.once('close', () => unread.delete(stream));
+    });
+    // Not the timeout of the stream, which every ping on its connection renews.
+    const looking = setInterval(() => cutUnread(unread, answerMs), lookMs).unref();
+    listening.once('close', () => clearInterval(looking));
   }
 
   /** Accepts no more connections, ends the calls without an end of their own, and answers what was accepted. */
@@ -380,6 +399,35 @@ export class GrpcServer extends ServerGrpc {
     });
   };
 }
+
+/** grpc-js would end a call at once if its deadline is further away than a timer can wait; such a call gets none. */
+const isBeyondTimers = (timeout: unknown): boolean => {
+  const [, count, unit = ''] = /^(\d{1,8})([HMS])$/.exec(String(timeout)) ?? [];
+  return Number(count) * ({ H: 3_600_000, M: 60_000, S: 1_000 }[unit] ?? 0) > longestTimerMs;
+};
+
+/** Ends a call whose client sends more than that. */
+const limitBytes = (stream: ServerHttp2Stream, most: number): void => {
+  let bytes = 0;
+  // grpc-js has paused the stream already, so that listening does not make it flow.
+  stream.on('data', (some: Buffer) => {
+    bytes += some.length;
+    if (bytes > most) stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  });
+};
+
+/**
+ * grpc-health-check 2.1 keeps every name that anybody has ever watched. Only names with watchers are kept here; the
+ * methods are private.
+ */
+const forgetWatchedNames = (health: HealthImplementation): void => {
+  const watchers: Map<string, Set<unknown>> = health['watchers'];
+  const remove = health['removeWatcher'].bind(health) as (name: string, watcher: unknown) => void;
+  health['removeWatcher'] = (name: string, watcher: unknown) => {
+    remove(name, watcher);
+    if (watchers.get(name)?.size === 0) watchers.delete(name);
+  };
+};
 
 /** Ends the streams that have sent nothing for a time, although something waits to be sent. */
 const cutUnread = (unread: ReadonlyMap<ServerHttp2Stream, { since: number }>, answerMs: number): void => {

@@ -150,12 +150,13 @@ it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
 });
 
 /** A call on a connection of its own, with what is sent of its message. */
-const begin = (at: string, sent: Buffer, settings: Settings = {}, rpc = 'Wait') => {
+const begin = (at: string, sent: Buffer, settings: Settings = {}, path = '/probe.Probe/Wait', more: object = {}) => {
   const client = connect(`http://${at}`, { settings });
   client.on('error', () => undefined);
   closing.push(async () => client.destroy());
   const request = client.request({
-    ...{ ':method': 'POST', ':path': `/probe.Probe/${rpc}`, 'content-type': 'application/grpc', te: 'trailers' },
+    ...{ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' },
+    ...more,
   });
   request.on('error', () => undefined).resume();
   request.write(sent);
@@ -206,11 +207,59 @@ it('a stream that is read is not cancelled, even if the waiting message always h
   const { at } = await start({ answerMs });
   const empty = Buffer.alloc(5);
   // One message fills the window, so that the next one waits until the client has read it.
-  const call = begin(at, empty, { initialWindowSize: empty.length }, 'Follow');
+  const call = begin(at, empty, { initialWindowSize: empty.length }, '/probe.Probe/Follow');
   call.end();
   let bytes = 0;
   call.on('data', (some: Buffer) => (bytes += some.length));
   await sleep(answerMs + 1_500);
   expect(bytes).toBeGreaterThan(0);
   expect([call.closed, call.rstCode]).toEqual([false, constants.NGHTTP2_NO_ERROR]);
+});
+
+it.each(['596H', '597H', '720H', '99999999H', '2147484S', '35792M'])(
+  'a call with a deadline of %s is answered, even if no timer can wait that long',
+  async (timeout) => {
+    const { at } = await start();
+    arrived = () => undefined;
+    answered = Promise.resolve();
+    const call = begin(at, Buffer.alloc(5), {}, '/probe.Probe/Wait', { 'grpc-timeout': timeout });
+    call.end();
+    const [trailers] = (await once(call, 'trailers')) as [Record<string, string>];
+    expect(trailers['grpc-status']).toBe(String(Code.OK));
+  },
+);
+
+const reflection = '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo';
+const healthWatch = '/grpc.health.v1.Health/Watch';
+
+/** A message with one string. */
+const messageOf = (id: number, value: string): Buffer => {
+  const [head, bytes] = [Buffer.alloc(5), Buffer.from(value)];
+  const field = Buffer.from([id * 8 + 2, (bytes.length % 128) | 128, bytes.length >> 7]);
+  head.writeUInt32BE(field.length + bytes.length, 1);
+  return Buffer.concat([head, field, bytes]);
+};
+
+it.each([
+  ['reflection requests', reflection, Buffer.concat(Array<Buffer>(2_000).fill(messageOf(4, 'probe.Probe')))],
+  ['an unfinished reflection request', reflection, unfinished],
+  ['a health check of a name without end', healthWatch, unfinished],
+])('a call without a key that sends much is ended: %s', async (_, path, sent) => {
+  const { at } = await start({}, new Authenticator({ ADMIN_KEY: ['k'.repeat(32)] }));
+  const call = begin(at, sent, { initialWindowSize: 0 }, path);
+  await new Promise((resolve) => call.once('close', resolve));
+  expect(call.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+});
+
+it('names whose health was watched are forgotten when nobody watches them any more', async () => {
+  const { at, server } = await start();
+  const watched = server['health']['watchers'] as Map<string, unknown>;
+  const calls = Array.from({ length: 5 }, (_, count) => {
+    const call = begin(at, messageOf(1, `name-${count}`), {}, healthWatch);
+    call.end();
+    return call;
+  });
+  await eventually(async () => expect(watched.size).toBe(calls.length));
+  for (const call of calls) call.close(constants.NGHTTP2_CANCEL);
+  await eventually(async () => expect(watched.size).toBe(0));
 });
