@@ -132,7 +132,7 @@ export class Targets<P extends Place, I extends Instance> {
     if (this.all.length === 0) throw this.noAddress();
     const [first] = this.all as [Target<I>];
     if (this.all.length === 1 && first.inFlight < this.maxInFlight) return first;
-    const left = this.all.filter((target) => !tried.includes(target));
+    const left = this.othersThan(tried);
     const open = (left.length > 0 ? left : this.all).filter(({ inFlight }) => inFlight < this.maxInFlight);
     if (open.length === 0) {
       this.counts.refusedAsFull += 1;
@@ -143,11 +143,12 @@ export class Targets<P extends Place, I extends Instance> {
     return this.balance(ready.length > 0 ? ready : open);
   }
 
-  hasOthersThan(tried: readonly Target<I>[]): boolean {
-    return this.all.some((target) => !tried.includes(target));
+  /** The instances that were not tried yet. */
+  othersThan(tried: readonly Target<I>[]): readonly Target<I>[] {
+    return this.all.filter((target) => !tried.includes(target));
   }
 
-  /** No instance was reached: the names may have other addresses by now. */
+  /** No instance can be reached: the names may have other addresses by now. */
   allFailed(): void {
     if (this.names.length > 0 && performance.now() - this.lookedAt > leastLookupMs) void this.lookUp();
   }
@@ -237,7 +238,7 @@ export class Attempts<I extends Instance> {
   private readonly tried: Target<I>[] = [];
 
   constructor(
-    private readonly targets: Pick<Targets<never, I>, 'pick' | 'hasOthersThan' | 'allFailed' | 'counts' | 'budget'>,
+    private readonly targets: Pick<Targets<never, I>, 'pick' | 'othersThan' | 'allFailed' | 'counts' | 'budget'>,
     private readonly mayRepeat: boolean,
   ) {}
 
@@ -250,18 +251,25 @@ export class Attempts<I extends Instance> {
   }
 
   /**
-   * Whether to make another attempt, which is then counted. A call that was not sent, or not begun, goes to every instance
-   * once. A lost call is sent again if that is safe and within the retry budget. Several instances may be behind a single
-   * address, so a call that was lost or not begun there goes to it once more, within the budget.
+   * Whether to make another attempt, which is then counted. A call that was not sent, or not begun, goes on to a second
+   * instance, and then while there are ready ones: each such failure ejects one. Other repeats are within the retry budget:
+   *
+   * - to further ejected instances, as otherwise each call would go to all of them in an outage;
+   * - of a lost call, if that is safe;
+   * - to a lone address, which may stand for several instances, of a call that was lost or not begun there.
    */
   another(outcome: Outcome): boolean {
-    const hasOthers = this.targets.hasOthersThan(this.tried);
-    if (outcome === 'not-sent' || outcome === 'full') {
-      if (hasOthers) return true;
+    const others = this.targets.othersThan(this.tried);
+    const isFirst = this.tried.length === 1;
+    const isUnsent = outcome === 'not-sent' || outcome === 'full';
+    if (isUnsent) {
+      if (others.some(({ isEjected }) => !isEjected)) return true;
       this.targets.allFailed();
+      if (isFirst && others.length > 0) return true;
     }
-    const isSafe = outcome === 'full' || (outcome === 'lost' && this.mayRepeat);
-    if (!isSafe || !(hasOthers || this.tried.length === 1)) return false;
+    const isSafe = isUnsent || (outcome === 'lost' && this.mayRepeat);
+    const hasPlace = others.length > 0 || (isFirst && outcome !== 'not-sent');
+    if (!isSafe || !hasPlace) return false;
     if (this.targets.budget.spend()) return true;
     this.targets.counts.refusedByBudget += 1;
     return false;

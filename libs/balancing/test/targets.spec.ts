@@ -177,3 +177,53 @@ describe('an instance that fails every call', () => {
     targets.close();
   });
 });
+
+it.each(['not-sent', 'full'] as const)(
+  'twenty instances that are all gone or full (%s) get few more than two attempts for each call',
+  (outcome) => {
+    const hosts = Array.from({ length: 20 }, (_, at) => `127.0.0.${at + 1}`);
+    const targets = start(hosts, () => Promise.reject(new Error('no')));
+    const startedAt = performance.now();
+    const calls = 1_000;
+    for (let count = 0; count < calls; count += 1) {
+      const attempts = targets.attempts(false);
+      do attempts.next().end(outcome);
+      while (attempts.another(outcome));
+    }
+    const seconds = (performance.now() - startedAt) / 1_000;
+    expect(targets.states).toEqual({ ready: 0, ejected: 20 });
+    expect(targets.counts.retries).toBeLessThanOrEqual(calls + 20 + calls * 0.1 + 30 + 3 * seconds + 1);
+    expect(targets.counts.refusedByBudget).toBeGreaterThan(0);
+    targets.close();
+  },
+);
+
+it('a call that was not sent finds the one ready instance among twenty, even if the retry budget is spent', () => {
+  const hosts = Array.from({ length: 20 }, (_, at) => `127.0.0.${at + 1}`);
+  const targets = start(hosts, () => Promise.reject(new Error('no')));
+  while (targets.budget.spend());
+  const attempts = targets.attempts(false);
+  let attempt = attempts.next();
+  for (; attempt.instance.address !== hosts[7]; attempt = attempts.next()) {
+    attempt.end('not-sent');
+    expect(attempts.another('not-sent')).toBe(true);
+  }
+  attempt.end('answered');
+  targets.close();
+});
+
+it('a call that was not sent goes to a second instance although that is ejected and the retry budget is spent', () => {
+  const targets = start(['127.0.0.1', '127.0.0.2'], () => Promise.reject(new Error('no')));
+  for (let count = 0; count < 2; count += 1) targets.attempts(false).next().end('not-sent');
+  expect(targets.states).toEqual({ ready: 0, ejected: 2 });
+  while (targets.budget.spend());
+  const attempts = targets.attempts(false);
+  const first = attempts.next();
+  first.end('not-sent');
+  expect(attempts.another('not-sent')).toBe(true);
+  const second = attempts.next();
+  expect(second.instance.address).not.toBe(first.instance.address);
+  second.end('not-sent');
+  expect(attempts.another('not-sent')).toBe(false);
+  targets.close();
+});

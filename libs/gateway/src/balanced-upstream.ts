@@ -311,7 +311,7 @@ class BalancedRequest {
           outcome = told;
           attempt.answerBegins(outcome);
           const { unknown } = this;
-          if (this.attempts.another(outcome)) insteadOfAnswer = () => this.send();
+          if (this.mayTryAnother(outcome)) insteadOfAnswer = () => this.send();
           else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);
           else if (headers['content-length'] === '0') insteadOfAnswer = () => this.fail(controller, notHeard());
         } else if (status >= 200) {
@@ -338,10 +338,15 @@ class BalancedRequest {
         if (insteadOfAnswer && failed !== 'given-up') return insteadOfAnswer();
         if (failed === 'lost' || failed === 'late') this.unknown ??= error;
         // Once part of an answer was passed on, there can be no other attempt.
-        if (outcome === undefined && this.attempts.another(failed)) return this.send();
+        if (outcome === undefined && this.mayTryAnother(failed)) return this.send();
         this.fail(controller, failed === 'not-sent' ? new NotReached(error.message, { cause: error }) : error);
       },
     });
+  }
+
+  /** An attempt that cannot connect takes time too. */
+  private mayTryAnother(outcome: Outcome): boolean {
+    return performance.now() < this.giveUpAt && this.attempts.another(outcome);
   }
 
   private optionsFor({ origin }: HttpInstance): Dispatcher.DispatchOptions {

@@ -11,7 +11,7 @@ import { HealthModule } from '#health';
 import { createRestApp, Endpoint, fullHeader } from '#rest';
 import { eventually, freePort } from '#testing';
 import { Authenticator, anybody } from '#security';
-import { BalancedUpstream } from '../src/balanced-upstream.js';
+import { BalancedUpstream, NotReached } from '../src/balanced-upstream.js';
 import { UpstreamLogs } from '../src/upstream-logs.js';
 
 const servers: Server[] = [];
@@ -115,6 +115,31 @@ it('repeats a request that a full instance refused, even if its address was remo
   response.end('{}');
   expect(await answered).toBe(`127.0.0.2 as order.test:${port}`);
 });
+
+it('tries no further instance after the answer timeout, however many there are', async () => {
+  // A set, because the instances that were tried are also probed.
+  const tried = new Set<string | undefined>();
+  // Connecting takes until its timeout: the TLS handshake is never answered.
+  const mute = createNetServer((socket) => {
+    tried.add(socket.localAddress);
+    socket.on('error', () => undefined).resume();
+  }).listen(0);
+  await once(mute, 'listening');
+  const origins = [`https://order.test:${(mute.address() as AddressInfo).port}`];
+  const hosts = Array.from({ length: 12 }, (_, at) => `127.0.0.${at + 1}`);
+  const slow = new BalancedUpstream(
+    { name: 'order', origins, balance: 'round-robin', prefixes: [], open: [], keyed: undefined },
+    { connectTimeoutMs: 100, answerTimeoutMs: 500 },
+    async () => hosts,
+  );
+  try {
+    await expect(slow.get('/', 60_000)).rejects.toThrow(NotReached);
+    expect(tried.size).toBeLessThanOrEqual(6);
+  } finally {
+    slow.close();
+    mute.close();
+  }
+}, 60_000);
 
 /** How often each endpoint was called. */
 const made = { full: 0, other: 0 };
