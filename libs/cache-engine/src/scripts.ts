@@ -223,8 +223,9 @@ export const scripts = {
         if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
         return version
       end
-      -- A Redis that is full accepts the write only after something was deleted.
-      if ARGV[2] ~= '0' then redis.call('DEL', KEYS[1]) end
+      -- A Redis that is full accepts SET only from a script that has begun to write, which PEXPIRE always may, even in vain.
+      -- DEL would not do: while the slot of the tag migrates, its master refuses to create a key that it no longer has.
+      if ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
       redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '${tagMs}')
       local current = redis.call('GET', KEYS[1])
       -- Nothing is cached under a tag that had no version, so no key is left behind. But the write notifies processes that

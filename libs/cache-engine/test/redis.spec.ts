@@ -1426,6 +1426,31 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await here.getOrSet('k', () => 4)).toBe(4);
   });
 
+  it('invalidates by tag, clears and counts while the slots of the tag, the namespace and the counter migrate', async () => {
+    const name = randomUUID();
+    const here = (await nodeOf(cluster.url)).namespace<number>(name);
+    const there = (await nodeOf(cluster.url)).namespace<number>(name);
+    for (const [slot, change] of [
+      ['t', () => here.invalidateTags('t')],
+      ['', () => here.clear()],
+    ] as const) {
+      await here.set('k', 1, { tags: ['t'] });
+      await warm(there, 'k');
+      const end = await cluster.move(`{${name}:${slot}}`);
+      await change();
+      await until(async () => (await there.get('k')) === undefined);
+      await here.set('k', 2, { tags: ['t'] });
+      await end();
+      expect(await there.get('k')).toBe(2);
+    }
+    expect(await here.increment('c')).toBe(1);
+    const [counter] = await cluster.keys(`*:n:*${name}*`);
+    const end = await cluster.move(counter!);
+    expect(await here.increment('c')).toBe(2);
+    await end();
+    expect(await there.increment('c')).toBe(3);
+  });
+
   it('does not execute a write to a migrating slot later that failed', async () => {
     const name = randomUUID();
     const here = (await nodeOf(cluster.url, { deadlineMs: 500 })).namespace<number>(name);
