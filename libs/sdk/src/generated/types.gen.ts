@@ -1292,6 +1292,14 @@ export type StockOutlook = {
   out_of_stock_on: string | null;
 };
 
+export type StockPage = {
+  data: Array<Stock>;
+  /**
+   * Pass it as `cursor` to get the next page; null on the last page.
+   */
+  next_cursor: string | null;
+};
+
 export type WebhookAttempt = {
   at: string;
   duration_ms: number;
@@ -2851,6 +2859,58 @@ export type PutStockResponses = {
 };
 
 export type PutStockResponse = PutStockResponses[keyof PutStockResponses];
+
+export type ListStockData = {
+  body?: never;
+  path?: never;
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/stock';
+};
+
+export type ListStockErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListStockError = ListStockErrors[keyof ListStockErrors];
+
+export type ListStockResponses = {
+  /**
+   * One page of stock, an entry for each product
+   */
+  200: StockPage;
+};
+
+export type ListStockResponse = ListStockResponses[keyof ListStockResponses];
 
 export type AdjustStockData = {
   body: AdjustStockRequest;
