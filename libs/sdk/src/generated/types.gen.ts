@@ -496,6 +496,10 @@ export type FulfilOrderRequest = {
      */
     line?: number;
   }>;
+  /**
+   * Your own number for this hand-over, such as the tracking number of the parcel. It is in the `data` of the history entry and of the event, and need not be unique.
+   */
+  reference?: string;
 };
 
 export type HealthReport = {
@@ -550,7 +554,7 @@ export type HistoryEntry = {
    */
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
   /**
-   * Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
+   * Details, depending on the type: `reason`; `reference`, your own number for a hand-over; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
    */
   data: {
     [key: string]: unknown;
@@ -754,7 +758,7 @@ export type OrderEvent = {
   version: number;
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
   /**
-   * Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
+   * Details, depending on the type: `reason`; `reference`, your own number for a hand-over; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
    */
   data: {
     [key: string]: unknown;
