@@ -58,7 +58,11 @@ describe('the client over a lossy connection', () => {
     expect((await cleave.orders.get(order_id)).lines).toMatchObject([{ quantity: 4, fulfilled: 3, returned: 3 }]);
     await eventually(async () => {
       expect(await cleave.payments.get(order_id)).toMatchObject({ captured_minor: 1_000, refunded_minor: 300 });
-      expect(await cleave.stock.get(product)).toMatchObject({ on_hand: 1_015, reserved: 61 });
+      const level = await cleave.stock.get(product);
+      expect(level).toMatchObject({ on_hand: 1_015, reserved: 61 });
+      const levels: (typeof level)[] = [];
+      for await (const it of cleave.stock.list({ limit: 1 })) levels.push(it);
+      expect(levels).toContainEqual(level);
     });
     const versions: number[] = [];
     for await (const { version } of cleave.orders.history(order_id, { limit: 5 })) versions.push(version);

@@ -361,6 +361,9 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect(data).toContainEqual(expect.objectContaining(mug));
       expect(ok(await one.send('GET', `/products/${product_id}`))).toMatchObject(mug);
       expect(ok(await one.send('GET', `/stock/${product_id}`))).toMatchObject({ on_hand: 100, available: 100 });
+      const levels = ok(await other.send<{ data: object[] }>('GET', '/stock?limit=200'));
+      expect(levels.data).toContainEqual(expect.objectContaining({ product_id, on_hand: 5 }));
+      expect(levels.data).not.toContainEqual(expect.objectContaining({ product_id, on_hand: 100 }));
     });
 
     it('can neither read, write nor fill the cache of others by batches and leases, nor read cache statistics', async () => {

@@ -18,6 +18,7 @@ import type {
   salesViews,
   stock,
   stockBatch,
+  stockPage,
   stockOutlook,
 } from '#contracts';
 import { fresh } from './fresh.js';
@@ -34,6 +35,7 @@ export type ProductPage = z.input<typeof productPage>;
 export type ProductBatch = z.input<typeof productBatch>;
 export type Stock = z.input<typeof stock>;
 export type StockBatch = z.input<typeof stockBatch>;
+export type StockPage = z.input<typeof stockPage>;
 export type CacheEntryWritten = z.input<typeof cacheEntryWritten>;
 export type CacheStatistics = z.input<typeof cacheStatistics>;
 export type SalesPage = z.input<typeof salesPage>;

@@ -104,12 +104,16 @@ export const stock = z
   });
 export type Stock = z.output<typeof stock>;
 
+export const stockPage = pageOf(stock).meta({ id: 'StockPage' });
+
 export const stockBatch = z.object({ data: z.array(stock) }).meta({ id: 'StockBatch' });
 
 export const productListQuery = z.strictObject({
   limit: z.string().optional(),
   cursor: z.string().max(1_000).optional(),
 });
+
+export const stockListQuery = productListQuery;
 
 const heldLine = z.object({
   product_id: idText,

@@ -219,7 +219,7 @@ export const historyEntryTypes = [
 
 const particulars = z.record(z.string(), z.unknown()).meta({
   description:
-    'Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or ' +
+    'Details, depending on the type: `reason`; `reference`, your own number for a hand-over; `lines`, the units that were handed over, returned or ' +
     'cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was ' +
     'credited or moved.',
 });
@@ -363,8 +363,15 @@ export const fulfilOrderRequest = z
       .max(limits.lines)
       .optional()
       .meta({ description: 'The units that are handed over. All that remain if left out.' }),
+    reference: text(limits.idLength, 1)
+      .optional()
+      .meta({
+        description:
+          'Your own number for this hand-over, such as the tracking number of the parcel. It is in the `data` of the ' +
+          'history entry and of the event, and need not be unique.',
+      }),
   })
-  .meta({ id: 'FulfilOrderRequest', examples: [{}] });
+  .meta({ id: 'FulfilOrderRequest', examples: [{}, { reference: 'JD0002254' }] });
 
 export const returnOrderRequest = z
   .strictObject({

@@ -27,6 +27,7 @@ import { FinishBranches, PreparedBranches } from './use-cases/finish-branches.js
 import { InvalidateProducts, ProductChanges } from './use-cases/invalidate-products.js';
 import { JoinOrders, OrdersServed } from './use-cases/join-orders.js';
 import { ListProducts, ProductList } from './use-cases/list-products.js';
+import { ListStock, StockList } from './use-cases/list-stock.js';
 import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
 import { PurgeRefusals, RefusedReservations } from './use-cases/purge-refusals.js';
 import { ProductCache, ProductReader, ReadProduct } from './use-cases/read-product.js';
@@ -97,6 +98,7 @@ export class InventoryModule implements OnModuleInit {
           InvalidateProducts,
           JoinOrders,
           ListProducts,
+          ListStock,
           PurgeRefusals,
           PutProducts,
         ],
@@ -110,6 +112,7 @@ export class InventoryModule implements OnModuleInit {
           StockAdjustments,
           StockCounts,
           StockLevels,
+          StockList,
           StockReservations,
           StockSettlements,
         ].map((port) => ({

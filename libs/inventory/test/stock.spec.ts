@@ -2,10 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { limits } from '#contracts';
+import { limits, type Stock } from '#contracts';
 import type { Statement } from '#database';
 import { testDatabase, type TestDatabase } from '#testing';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
+import { ListStock } from '../src/use-cases/list-stock.js';
 import {
   brokenInvariants,
   decide,
@@ -446,6 +447,68 @@ describe('an overdue hold', () => {
       }
     } finally {
       await client.end();
+    }
+  });
+});
+
+describe('the list of stock', () => {
+  it('reads every product once, across pages, and shows its present stock', async () => {
+    const other = newTenant();
+    const ids = ['a', 'Z', 'é', '10', '9', '🦊', '\uffff'];
+    await stocked(inventory, other, Object.fromEntries(ids.map((id, index) => [id, index + 3])));
+    await stocked(inventory, newTenant(), { b: 1 });
+    await decide(inventory, other, [reservation({ Z: 2 })]);
+    const list = new ListStock(new PostgresStock(inventory.sql));
+    const pages: Stock[][] = [];
+    for (let after: string | undefined; ;) {
+      const { data, last } = await list.execute(other, after, 3);
+      pages.push(data);
+      if (last === null) break;
+      expect(last).toBe(data.at(-1)!.product_id);
+      after = last;
+    }
+    expect(pages.map((it) => it.length)).toEqual([3, 3, 1]);
+    const sorted = ids.toSorted((one, two) => Buffer.compare(Buffer.from(one), Buffer.from(two)));
+    expect(pages.flat()).toEqual(
+      sorted.map((product_id) => {
+        const on_hand = ids.indexOf(product_id) + 3;
+        const reserved = product_id === 'Z' ? 2 : 0;
+        return { product_id, on_hand, reserved, available: on_hand - reserved, sold: 0 };
+      }),
+    );
+    expect(await list.execute(newTenant(), undefined, 3)).toEqual({ data: [], last: null });
+  });
+
+  it('reads no more than a page of a large catalogue, also by a plan that was made for all pages', async () => {
+    const asked: [statement: Statement, values: readonly unknown[]][] = [];
+    const noting = { query: (...it: (typeof asked)[0]) => (asked.push(it), []) };
+    const large = newTenant();
+    const limit = 51;
+    await new PostgresStock(noting as never).page(large, '7', limit);
+    const [[{ name, text }, values]] = asked as [(typeof asked)[0]];
+    const own = await testDatabase();
+    const alone = await startInstance(own.url);
+    const client = new pg.Client(own.url);
+    try {
+      await client.connect();
+      // In an order that the ids do not follow, so that to sort all rows looks cheaper than to read them by the index.
+      await client.query(
+        `INSERT INTO inventory.products (tenant_id, product_id, name, unit_price_minor, currency)
+         SELECT $1, md5(i::text), repeat('n', 100), 1, 'GBP' FROM generate_series(1, 60000) i`,
+        [large],
+      );
+      await client.query(`ANALYZE inventory.products`);
+      await client.query(`SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan`);
+      await client.query(`PREPARE "${name}" AS ${text}`);
+      const given = values.map((it) => client.escapeLiteral(String(it))).join();
+      const { rows } = await client.query<{ 'QUERY PLAN': string }>(`EXPLAIN (ANALYZE) EXECUTE "${name}" (${given})`);
+      const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+      expect(plan).toMatch(/Index Scan using products_pkey/);
+      expect(plan).not.toMatch(/Sort|Bitmap|Seq Scan/);
+    } finally {
+      await client.end();
+      await alone.stop();
+      await own.stop();
     }
   });
 });

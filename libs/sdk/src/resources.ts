@@ -15,7 +15,7 @@ export const resources = {
   payments: { get: 'getPayment', capture: 'capturePayment', refund: 'refundPayment' },
   events: { list: 'listEvents' },
   products: { put: 'putProduct', get: 'getProduct', list: 'listProducts', putMany: 'putProducts' },
-  stock: { put: 'putStock', get: 'getStock', adjust: 'adjustStock', putMany: 'putStockBatch' },
+  stock: { put: 'putStock', get: 'getStock', list: 'listStock', adjust: 'adjustStock', putMany: 'putStockBatch' },
   sales: { list: 'listSales', outlook: 'getStockOutlook', views: 'listSalesViews', rebuild: 'rebuildSales' },
   webhookEndpoints: {
     create: 'createWebhookEndpoint',

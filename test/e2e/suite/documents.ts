@@ -28,6 +28,7 @@ const operations = [
   'POST /sales/views',
   'GET /sales/views',
   'PUT /stock/{product_id}',
+  'GET /stock',
   'GET /stock/{product_id}',
   'POST /stock/batch',
   'POST /stock/{product_id}/adjustments',

@@ -429,7 +429,7 @@ export const hostileInputTests = (world: World): void => {
         ['GET', `/orders/${orderId}/history/1`],
         ['GET', '/Orders'],
         ['GET', '/products/'],
-        ['GET', '/stock'],
+        ['GET', '/stock/'],
         ['PUT', `/stock/${mug}/adjustments/1`],
         ['GET', '/cache/key'],
         ['GET', '/health'],

@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { ok, refused, type Order, type OrderPage, type ProductPage } from '../../support/api.js';
+import { ok, refused, type Order, type OrderPage, type ProductPage, type StockPage } from '../../support/api.js';
 import { fresh, randomOf } from '../../support/fresh.js';
 import type { World } from './world.js';
 
@@ -252,7 +252,7 @@ export const listTests = (world: World): void => {
     });
   });
 
-  describe.each(['/orders', '/products'])('the list %s', (path) => {
+  describe.each(['/orders', '/products', '/stock'])('the list %s', (path) => {
     it.each(['0', '-1', '1.5', 'abc', '', '1e2', '0x10', ' 5', '٣'])('refuses the limit "%s"', async (limit) => {
       refused(await world.api.get(`${path}?${query({ limit })}`), '400 invalid-request', ['limit']);
     });
@@ -260,7 +260,7 @@ export const listTests = (world: World): void => {
     it('refuses a cursor that is forged, altered or of another list', async () => {
       await Promise.all([placeMany(2), world.api.product(), world.api.product()]);
       const cursorOf = async (list: string) =>
-        ok(await world.api.get<OrderPage | ProductPage>(`${list}?limit=1`)).next_cursor!;
+        ok(await world.api.get<OrderPage | ProductPage | StockPage>(`${list}?limit=1`)).next_cursor!;
       const own = await cursorOf(path);
       ok(await world.api.get(`${path}?${query({ cursor: own, limit: 1 })}`));
       const random = randomOf('tampered cursors');

@@ -1,6 +1,14 @@
 import { describe, expect, it } from '@jest/globals';
 import { eventually } from '#testing';
-import { ok, refused, type Answer, type Stock, type StockBatch } from '../../support/api.js';
+import {
+  ok,
+  refused,
+  type Answer,
+  type ProductPage,
+  type Stock,
+  type StockBatch,
+  type StockPage,
+} from '../../support/api.js';
 import { fresh, randomOf } from '../../support/fresh.js';
 import type { World } from './world.js';
 
@@ -37,6 +45,31 @@ export const stockTests = (world: World): void => {
       expect(ok(await put(mug, 1_000_000_000_000))).toMatchObject({ on_hand: 1_000_000_000_000 });
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 1_000_000_000_000 });
       expect(ok(await put(mug, 0))).toEqual(nothing);
+    });
+
+    it('is listed page by page, each product once', async () => {
+      const counted = await Promise.all([3, 0, 7].map((onHand) => world.api.product({ onHand })));
+      await world.api.placed(one(counted[0]!, 2));
+      const found: Stock[] = [];
+      for (let cursor: string | null = ''; cursor !== null;) {
+        const from = cursor && `&cursor=${encodeURIComponent(cursor)}`;
+        const page: StockPage = ok(await world.api.get<StockPage>(`/stock?limit=2${from}`));
+        expect(page.data.length).toBeLessThanOrEqual(2);
+        found.push(...page.data);
+        cursor = page.next_cursor;
+      }
+      expect(new Set(found.map((it) => it.product_id)).size).toBe(found.length);
+      const levels = await Promise.all(counted.map((it) => world.api.stock(it)));
+      expect(levels.map((it) => it.available)).toEqual([1, 0, 7]);
+      expect(found).toEqual(expect.arrayContaining(levels));
+    });
+
+    it('is not listed from a cursor of the products, nor the other way round', async () => {
+      await Promise.all([world.api.product(), world.api.product()]);
+      const { next_cursor } = ok(await world.api.get<StockPage>('/stock?limit=1'));
+      const products = ok(await world.api.get<ProductPage>('/products?limit=1'));
+      refused(await world.api.get(`/products?cursor=${next_cursor}`), '400 invalid-cursor');
+      refused(await world.api.get(`/stock?cursor=${products.next_cursor}`), '400 invalid-cursor');
     });
 
     it('of an unknown product is not found', async () => {

@@ -50,6 +50,26 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.order(id)).toEqual(last);
     });
 
+    it('names each hand-over by the reference of the caller, in its history and under its key', async () => {
+      const { id, mug } = await confirmed(5);
+      const sent = { key: fresh('k') };
+      const parcel = { ...units(mug, 2), reference: 'JD0002254' };
+      const first = ok(await world.api.fulfil(id, parcel, sent));
+      await world.ledger.unchangedBy(async () => {
+        expect(ok(await world.api.fulfil(id, parcel, sent))).toEqual(first);
+        for (const other of [units(mug, 2), { ...parcel, reference: 'JD0002255' }])
+          refused(await world.api.fulfil(id, other, sent), '422 idempotency-key-reused');
+        for (const reference of ['', 'x'.repeat(129), 7, null])
+          refused(await world.api.fulfil(id, { reference }), '400 invalid-request', ['reference']);
+      });
+      ok(await world.api.fulfil(id));
+      // Nothing is handed over any more, so there is nothing to name.
+      expect(ok(await world.api.fulfil(id, { reference: 'late' }))).toMatchObject({ version: 3 });
+      const [, one, rest] = await world.api.history(id);
+      expect(one!.data).toEqual({ lines: [{ line: 1, product_id: mug, quantity: 2 }], reference: 'JD0002254' });
+      expect(rest!.data).toEqual({ lines: [{ line: 1, product_id: mug, quantity: 3 }] });
+    });
+
     it('that does not exist is not found by any operation', async () => {
       const mug = await world.api.product();
       await world.ledger.unchangedBy(async () => {

@@ -7,6 +7,7 @@ import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../us
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
 import type { OverdueHolds } from '../use-cases/find-overdue-holds.js';
 import type { PreparedBranches } from '../use-cases/finish-branches.js';
+import type { StockList } from '../use-cases/list-stock.js';
 import type { OrdersServed } from '../use-cases/join-orders.js';
 import type { StockLevels } from '../use-cases/read-stock.js';
 import type { RefusedReservations } from '../use-cases/purge-refusals.js';
@@ -63,7 +64,8 @@ export class PostgresStock
     RefusedReservations,
     StockCounts,
     StockAdjustments,
-    StockLevels
+    StockLevels,
+    StockList
 {
   /** Whether to try to hold the next batch at once: only after one that was held as a whole, because a try that fails costs. */
   private holdsAtOnce = true;
@@ -223,6 +225,11 @@ export class PostgresStock
     const [row] = await this.sql.query<StockRow>(read, [tenant, productId]);
     return row && stockOf(row);
   }
+
+  async page(tenant: string, after: string | undefined, limit: number): Promise<Stock[]> {
+    // No id is empty, so all are after the empty one.
+    return (await this.sql.query<StockRow>(readPage, [tenant, after ?? '', limit])).map(stockOf);
+  }
 }
 
 /** Others may prepare transactions on the same server: those with other names, or of other databases, are not ours. */
@@ -337,4 +344,10 @@ const adjustStock = {
 const read = {
   name: 'inventory-read-stock',
   text: 'SELECT product_id, on_hand, reserved, sold FROM inventory.products WHERE tenant_id = $1 AND product_id = $2',
+};
+const readPage = {
+  name: 'inventory-read-stock-page',
+  text: `
+    SELECT product_id, on_hand, reserved, sold FROM inventory.products
+    WHERE tenant_id = $1 AND product_id > $2 ORDER BY product_id LIMIT $3`,
 };

@@ -1,7 +1,7 @@
-import { Body, Controller, Get, HttpCode, Param, Post, Put, Res } from '@nestjs/common';
+import { Body, Controller, Get, HttpCode, Param, Post, Put, Query, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
-import type { z } from 'zod';
+import { z } from 'zod';
 import {
   adjustStockRequest,
   productIdParameter,
@@ -9,13 +9,18 @@ import {
   putStockRequest,
   stock,
   stockBatch,
+  stockListQuery,
+  stockPage,
   type Stock,
 } from '#contracts';
-import { CalledBy, Endpoint, IdempotencyKey, valid } from '#rest';
+import { CalledBy, Cursors, Endpoint, IdempotencyKey, pageLimit, valid } from '#rest';
 import type { Caller } from '#security';
 import { AdjustStock } from '../use-cases/adjust-stock.js';
 import { CountStock } from '../use-cases/count-stock.js';
+import { ListStock } from '../use-cases/list-stock.js';
 import { ReadStock } from '../use-cases/read-stock.js';
+
+const cursor = z.object({ stock_after: z.string() });
 
 @ApiTags('stock')
 @Controller('stock')
@@ -24,6 +29,8 @@ export class StockController {
     private readonly countStock: CountStock,
     private readonly adjustStock: AdjustStock,
     private readonly readStock: ReadStock,
+    private readonly listStock: ListStock,
+    private readonly cursors: Cursors,
   ) {}
 
   @Put(':product_id')
@@ -31,6 +38,9 @@ export class StockController {
     scope: 'stock:write',
     operationId: 'putStock',
     summary: 'Set the counted stock of a product',
+    description:
+      'Count everything that lies on the shelf, also what is reserved for orders: a count below that is refused. If goods ' +
+      'may have been handed over or returned since they were counted, adjust the stock by the difference instead.',
     replies: { 200: { schema: stock, description: 'The stock after the count' } },
     errors: ['product-not-found', 'stock-below-reserved'],
   })
@@ -53,6 +63,25 @@ export class StockController {
   })
   get(@Param('product_id', valid(productIdParameter)) productId: string, @CalledBy() caller: Caller): Promise<Stock> {
     return this.readStock.execute(caller.tenant, productId);
+  }
+
+  @Get()
+  @Endpoint({
+    scope: 'stock:read',
+    operationId: 'listStock',
+    summary: 'List the stock of all products, in the order of their ids',
+    description:
+      'Each page shows the stock at the moment it is read. Names and prices are in `GET /products`, in the same order.',
+    replies: { 200: { schema: stockPage, description: 'One page of stock, an entry for each product' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(stockListQuery)) query: z.output<typeof stockListQuery>,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof stockPage>> {
+    const after = this.cursors.read(query.cursor, cursor)?.stock_after;
+    const { data, last } = await this.listStock.execute(caller.tenant, after, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write({ stock_after: last }) };
   }
 
   @Post(':product_id/adjustments')

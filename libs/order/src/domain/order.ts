@@ -20,6 +20,8 @@ export interface HistoryEntry {
 /** The data of an entry, by its type. Empty for `placed`, as the order itself says it. */
 type HistoryData = {
   reason?: string;
+  /** Of a hand-over: the caller's own number for it. */
+  reference?: string;
   /** Of a cancellation: set if only the remaining units were cancelled, not the whole order. */
   remaining?: true;
   /** The units handed over, returned, or cancelled because they remained. */
@@ -137,11 +139,17 @@ const allRemaining = ({ lines }: Order) =>
   lines.map((line) => ({ line, quantity: remaining(line) })).filter((it) => it.quantity > 0);
 
 /** Hands units over: those given, or all that remain. `undefined` when nothing remains and nothing was named. */
-export const fulfilOrder = (order: Order, units: readonly Units[] | undefined, at: Date): OrderChange | undefined => {
+export const fulfilOrder = (
+  order: Order,
+  units: readonly Units[] | undefined,
+  at: Date,
+  reference?: string,
+): OrderChange | undefined => {
   if (!units && isDone('fulfil', order)) return undefined;
   assertMay('fulfil', order);
   const taken = units ? takeUnits(order, units, remaining, 'remain to be handed over') : allRemaining(order);
-  return become(order, at, { type: 'fulfilled', data: { lines: taken.map(unitsOf) } });
+  const data = { lines: taken.map(unitsOf), ...(reference !== undefined && { reference }) };
+  return become(order, at, { type: 'fulfilled', data });
 };
 
 export interface ReturnCommand {

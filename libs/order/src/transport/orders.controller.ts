@@ -228,22 +228,22 @@ export class OrdersController {
     summary: 'Mark an order, or some of its units, as handed over',
     description:
       'Without lines, everything that remains is handed over. If the order is already handed over, it is ' +
-      'returned unchanged.',
+      'returned unchanged, and a `reference` is not kept.',
     replies: { 200: { schema: order, description: 'The order after the hand-over', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
   })
   fulfil(
     @Param('id', valid(orderIdParameter)) id: string,
-    @Body(valid(fulfilOrderRequest)) { lines }: z.output<typeof fulfilOrderRequest>,
+    @Body(valid(fulfilOrderRequest)) { lines, reference }: z.output<typeof fulfilOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
     @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const command = { orderId: orderIdIn(id), lines };
+    const command = { orderId: orderIdIn(id), lines, reference };
     const asked = { caller, idempotencyKey, expectedVersions };
-    return this.change('fulfil', command, asked, reply, (it, at) => fulfilOrder(it, lines, at));
+    return this.change('fulfil', command, asked, reply, (it, at) => fulfilOrder(it, lines, at, reference));
   }
 
   @Post('orders/:id/returns')

@@ -41,6 +41,7 @@ export const operations = {
   listProducts: { method: 'GET', path: '/products', takes: 'query', takesKey: false, pagedBy: 'cursor' },
   listSales: { method: 'GET', path: '/sales', takes: 'query', takesKey: false, pagedBy: 'cursor' },
   listSalesViews: { method: 'GET', path: '/sales/views', takesKey: false },
+  listStock: { method: 'GET', path: '/stock', takes: 'query', takesKey: false, pagedBy: 'cursor' },
   listWebhookDeliveries: {
     method: 'GET',
     path: '/webhook-endpoints/{endpoint_id}/deliveries',
@@ -122,6 +123,7 @@ export interface OperationTypes {
   listProducts: { takes: types.ListProductsData; answers: types.ListProductsResponses };
   listSales: { takes: types.ListSalesData; answers: types.ListSalesResponses };
   listSalesViews: { takes: types.ListSalesViewsData; answers: types.ListSalesViewsResponses };
+  listStock: { takes: types.ListStockData; answers: types.ListStockResponses };
   listWebhookDeliveries: { takes: types.ListWebhookDeliveriesData; answers: types.ListWebhookDeliveriesResponses };
   listWebhookEndpoints: { takes: types.ListWebhookEndpointsData; answers: types.ListWebhookEndpointsResponses };
   placeOrder: { takes: types.PlaceOrderData; answers: types.PlaceOrderResponses };

@@ -496,6 +496,10 @@ export type FulfilOrderRequest = {
      */
     line?: number;
   }>;
+  /**
+   * Your own number for this hand-over, such as the tracking number of the parcel. It is in the `data` of the history entry and of the event, and need not be unique.
+   */
+  reference?: string;
 };
 
 export type HealthReport = {
@@ -550,7 +554,7 @@ export type HistoryEntry = {
    */
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
   /**
-   * Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
+   * Details, depending on the type: `reason`; `reference`, your own number for a hand-over; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
    */
   data: {
     [key: string]: unknown;
@@ -754,7 +758,7 @@ export type OrderEvent = {
   version: number;
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
   /**
-   * Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
+   * Details, depending on the type: `reason`; `reference`, your own number for a hand-over; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
    */
   data: {
     [key: string]: unknown;
@@ -1290,6 +1294,14 @@ export type StockOutlook = {
    */
   days_left: number | null;
   out_of_stock_on: string | null;
+};
+
+export type StockPage = {
+  data: Array<Stock>;
+  /**
+   * Pass it as `cursor` to get the next page; null on the last page.
+   */
+  next_cursor: string | null;
 };
 
 export type WebhookAttempt = {
@@ -2851,6 +2863,58 @@ export type PutStockResponses = {
 };
 
 export type PutStockResponse = PutStockResponses[keyof PutStockResponses];
+
+export type ListStockData = {
+  body?: never;
+  path?: never;
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/stock';
+};
+
+export type ListStockErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListStockError = ListStockErrors[keyof ListStockErrors];
+
+export type ListStockResponses = {
+  /**
+   * One page of stock, an entry for each product
+   */
+  200: StockPage;
+};
+
+export type ListStockResponse = ListStockResponses[keyof ListStockResponses];
 
 export type AdjustStockData = {
   body: AdjustStockRequest;
