@@ -26,7 +26,8 @@ export class LockedRows1764000000054 implements MigrationInterface {
  * A hot product is locked nearly always, but never for long, and a decision that waits for a locked product holds those before
  * it. Such rows are not kept: their holder began within the last second, or waits for a lock itself and will give up soon. The
  * row names its holder (`xmax`), unless several share it. When another role's transaction began is not visible to everyone;
- * then it counts as long ago.
+ * then it counts as long ago. The row, its holder and its session are not read at the same moment, so they are read twice: only
+ * a row that has the same holder both times is named.
  *
  * A reservation that a transaction in progress has inserted is invisible, but an insert of the same id has to wait.
  */
@@ -36,6 +37,7 @@ const lockedRows = `
   ) LANGUAGE plpgsql SET enable_seqscan = off SET lock_timeout = '20ms' AS $$
   DECLARE
     free text[];
+    holders text[];
     id uuid;
   BEGIN
     reservations := '{}';
@@ -50,12 +52,17 @@ const lockedRows = `
       END;
     END LOOP;
 
-    free := ARRAY(
-      SELECT p.product_id FROM inventory.products p
-      WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) FOR NO KEY UPDATE SKIP LOCKED);
-    products := ARRAY(
-      SELECT p.product_id FROM inventory.products p
-      WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND NOT p.product_id = ANY (free)
+    products := p_products;
+    FOR round IN 1..2 LOOP
+      PERFORM pg_stat_clear_snapshot();
+      free := ARRAY(
+        SELECT p.product_id FROM inventory.products p
+        WHERE p.tenant_id = p_tenant AND p.product_id = ANY (products) FOR NO KEY UPDATE SKIP LOCKED);
+      SELECT coalesce(array_agg(p.product_id), '{}'), coalesce(array_agg(p.product_id || ' ' || p.xmax), '{}')
+      INTO products, holders
+      FROM inventory.products p
+      WHERE p.tenant_id = p_tenant AND p.product_id = ANY (products) AND NOT p.product_id = ANY (free)
+        AND (round = 1 OR p.product_id || ' ' || p.xmax = ANY (holders))
         AND NOT EXISTS (
           SELECT FROM pg_locks h
           -- A row may be locked by a subtransaction; only the transaction itself is listed as prepared.
@@ -65,5 +72,6 @@ const lockedRows = `
           WHERE h.locktype = 'transactionid' AND h.granted AND h.transactionid = p.xmax
             AND coalesce(a.xact_start, x.prepared) > now() - CASE
               WHEN EXISTS (SELECT FROM pg_locks w WHERE w.pid = h.pid AND NOT w.granted) THEN interval '5 seconds'
-              ELSE interval '1 second' END));
+              ELSE interval '1 second' END);
+    END LOOP;
   END $$`;
