@@ -150,6 +150,8 @@ const decision = z.discriminatedUnion('outcome', [
    * order. Without an order, the caller tries again under another reservation id.
    */
   z.object({ outcome: z.literal('released'), order_id: uuid.nullable() }),
+  /** Not decided, and nothing was done: others keep these products locked, or the reservation itself if none is named. */
+  z.object({ outcome: z.literal('locked'), product_ids: z.array(idText) }),
 ]);
 export type Decision = z.output<typeof decision>;
 
@@ -182,6 +184,8 @@ const reserveRequest = z.object({
   reservations: z.array(reservationRequest).min(1).max(limits.batch),
   /** How long a new hold waits to be confirmed before it is overdue. Inventory never releases it on its own. */
   hold_ms: z.int().min(1),
+  /** Whether the caller knows the outcome `locked`. To an older version, which does not, the whole batch is refused. */
+  knows_locked: z.boolean().optional(),
 });
 const reserveReply = z.object({
   /** In the order of the request. */

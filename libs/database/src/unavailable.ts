@@ -104,6 +104,10 @@ export const notReplicated = (name: string): CleaveError =>
     `The ${name} database did not confirm that its standby has the change. Try again in a moment.`,
   );
 
+/** Whether a statement gave up because it had waited too long for a lock. Nothing of it was done. */
+export const isLockTimeout = (error: unknown): boolean =>
+  error instanceof CleaveError && (error.cause as DriverError | undefined)?.code === '55P03';
+
 /**
  * Converts an error of the driver or of TypeORM: to `unavailable` if Postgres cannot be reached, is shutting down, has no
  * capacity, or gave up on the statement; any other error is returned unchanged. After `unavailable`, a write may or may not

@@ -13,6 +13,7 @@ import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
 import { RefusedWhileHeld1764000000051 } from '../migrations/4-refused-while-held.js';
 import { HeldAtOnce1764000000052 } from '../migrations/5-held-at-once.js';
 import { ConfirmedInPlace1764000000053 } from '../migrations/6-confirmed-in-place.js';
+import { LockedRows1764000000054 } from '../migrations/7-locked-rows.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
 import { PostgresProducts } from './adapters/postgres-products.js';
 import { PostgresStock } from './adapters/postgres-stock.js';
@@ -57,6 +58,7 @@ export const inventoryDatabase = (url: string): Database => ({
     RefusedWhileHeld1764000000051,
     HeldAtOnce1764000000052,
     ConfirmedInPlace1764000000053,
+    LockedRows1764000000054,
   ],
 });
 

@@ -55,6 +55,8 @@ type Reservation = Parameters<StockHolder['reserve']>[1][number];
 export class FakeInventory implements StockHolder, StockSettler, StockBranches, OverdueStock {
   readonly onHand = new Map<string, number>();
   priceMinor = 100;
+  /** Products that others keep locked. */
+  readonly locked = new Set<string>();
   /** A clock that moves only when the test advances it. */
   nowMs = Date.now();
   holdMs = 600_000;
@@ -107,6 +109,8 @@ export class FakeInventory implements StockHolder, StockSettler, StockBranches, 
   }
 
   private decide(tenant: string, { reservation_id, order_id, lines, items_total }: Reservation): Decision {
+    const locked = lines.map((it) => it.product_id).filter((id) => this.locked.has(id));
+    if (locked.length > 0) return { outcome: 'locked', product_ids: locked };
     const kept = this.holds.get(`${tenant}:${reservation_id}`);
     if (kept?.state === 'released') return { outcome: 'released', order_id: kept.orderId };
     if (kept?.state === 'refused') return { outcome: 'out-of-stock', shortages: kept.shortages };

@@ -86,6 +86,25 @@ const recordsSlowly = (twin: pg.Client) => {
   return { slow, recording, go };
 };
 
+it('a locked product refuses only the orders that need it, and not those that were placed before', async () => {
+  const before = orderIn(await place(requestOf({ rare: 1 }), 'before'));
+  stock.locked.add('rare');
+  const refused = { code: 'unavailable', status: 503, extensions: { retry_after_ms: 1_000, product_ids: ['rare'] } };
+  const orders = [requestOf({ mug: 1 }), requestOf({ mug: 1, rare: 1 }), requestOf({ lamp: 1 })];
+  const all = await Promise.all([
+    ...orders.map((it, index) => settled(place(it, `k${index}`))),
+    settled(place(requestOf({ rare: 1 }))),
+    place(requestOf({ rare: 1 }), 'before'),
+  ]);
+  expect(all).toMatchObject([
+    ...[{ replayed: false }, refused, { replayed: false }, refused],
+    { replayed: true, order: { order_id: before.order_id } },
+  ]);
+  expect(stock.reserved).toBe(3);
+  stock.locked.clear();
+  expect(await place(orders[1]!, 'k1')).toMatchObject({ replayed: false, order: { status: 'confirmed' } });
+});
+
 describe('an idempotency key', () => {
   it('keeps replaying the order as it was placed, even after it was cancelled', async () => {
     const placed = await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k');

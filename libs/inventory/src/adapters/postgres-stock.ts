@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, limits, type Decision, type OverdueHold, type Stock, type StockEffect } from '#contracts';
-import { arrayOf, InjectSql, Sql, firstSetting, type Queries } from '#database';
+import { arrayOf, InjectSql, Sql, firstSetting, isLockTimeout, type Queries } from '#database';
 import type { ReservationBatch } from '../domain/reservation-batch.js';
 import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
@@ -11,7 +11,7 @@ import type { StockList } from '../use-cases/list-stock.js';
 import type { OrdersServed } from '../use-cases/join-orders.js';
 import type { StockLevels } from '../use-cases/read-stock.js';
 import type { RefusedReservations } from '../use-cases/purge-refusals.js';
-import type { StockReservations } from '../use-cases/reserve-stock.js';
+import { LockTimeout, type StockReservations } from '../use-cases/reserve-stock.js';
 import type { EffectName, StockSettlements } from '../use-cases/settle-stock.js';
 
 type StockRow = Omit<Stock, 'available'>;
@@ -31,7 +31,10 @@ const unitsOf = (lines: StockEffect['lines']): Record<string, number> => {
   return Object.fromEntries(units);
 };
 
-const decisionOf = (outcome: Decision['outcome'], detail: unknown, orderId: string | null): Decision => {
+/** What the database decides. */
+type Outcome = Exclude<Decision['outcome'], 'locked'>;
+
+const decisionOf = (outcome: Outcome, detail: unknown, orderId: string | null): Decision => {
   const earlier = orderId === null ? {} : { order_id: orderId };
   switch (outcome) {
     case 'held':
@@ -80,7 +83,30 @@ export class PostgresStock
     return firstSetting(this.sql, 'inventory', 'id', randomUUID());
   }
 
-  async decide(
+  async decide(...given: Parameters<StockReservations['decide']>): ReturnType<StockReservations['decide']> {
+    try {
+      return await this.decideOrPrepare(...given);
+    } catch (error) {
+      throw isLockTimeout(error) ? new LockTimeout(error as CleaveError) : error;
+    }
+  }
+
+  async locked(...[tenant, ids]: Parameters<StockReservations['locked']>): ReturnType<StockReservations['locked']> {
+    try {
+      const [row] = await this.sql.query<{ products: string[]; reservations: string[] }>(lockedRows, [
+        tenant,
+        ids.products,
+        ids.reservations,
+      ]);
+      return row!;
+    } catch (error) {
+      // A whole table is locked.
+      if (isLockTimeout(error)) return { products: [], reservations: [] };
+      throw error;
+    }
+  }
+
+  private async decideOrPrepare(
     tenant: string,
     batch: ReservationBatch,
     holdMs: number,
@@ -117,7 +143,7 @@ export class PostgresStock
   ): ReturnType<StockReservations['decide']> {
     const [row] = await sql.query<{
       /** Null if everything is held, for the orders of the batch. */
-      outcomes: Decision['outcome'][] | null;
+      outcomes: Outcome[] | null;
       details: unknown[];
       orders: (string | null)[];
       names: (string | null)[];
@@ -257,6 +283,7 @@ const inDoubt = {
 const reserving = '($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)';
 const reserve = { name: 'inventory-reserve', text: `SELECT * FROM inventory.reserve${reserving}` };
 const hold = { name: 'inventory-reserve at-once', text: `SELECT * FROM inventory.hold${reserving}` };
+const lockedRows = { name: 'inventory-locked-rows', text: 'SELECT * FROM inventory.locked_rows($1, $2, $3)' };
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
 /**

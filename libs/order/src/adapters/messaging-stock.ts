@@ -49,7 +49,10 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     branchId?: string,
   ): ReturnType<StockHolder['reserve']> {
     const reply = await this.joined(() => {
-      const request = { inventory_id: this.inventoryId, reservations: [...reservations], hold_ms: this.holdMs };
+      const request = {
+        ...{ inventory_id: this.inventoryId, reservations: [...reservations] },
+        ...{ hold_ms: this.holdMs, knows_locked: true },
+      };
       return branchId === undefined
         ? this.inventory.call('reserve', request, { metadata: { tenant } })
         : this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });

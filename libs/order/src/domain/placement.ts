@@ -139,7 +139,7 @@ const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: number | nul
 };
 
 /** A decision of inventory that holds no stock. */
-export type Refusal = Exclude<Decision, { outcome: 'held' | 'released' }>;
+export type Refusal = Exclude<Decision, { outcome: 'held' | 'released' | 'locked' }>;
 
 /** The refusal of a command, if no stock is held for it. */
 export const refusalOf = (decision: Refusal, command: PlacementCommand): CleaveError => {

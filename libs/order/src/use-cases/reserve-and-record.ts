@@ -129,6 +129,9 @@ const mostPrepared = 8;
 /** Tenants whose turn comes later are refused: if a call hangs, the last of many would wait for all calls before it. */
 const longestWaitMs = 5_000;
 
+/** When to repeat a request whose products are locked. */
+const lockedRetryAfterMs = 1_000;
+
 const noKeys: FoundKeys = new Map();
 
 interface Held {
@@ -319,6 +322,8 @@ export class ReserveAndRecord {
         held.push({ it: { ...it, orderId: order.order_id }, record, isOwn });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
+      } else if (decision.outcome === 'locked') {
+        results.set(placement, stockLocked(decision.product_ids));
       } else {
         refused.set(placement, decision);
         if (decision.outcome !== 'out-of-stock' && decision.order_id !== undefined)
@@ -571,6 +576,18 @@ const notKnown = (cause: unknown): CleaveError =>
     {},
     { cause },
   );
+
+const stockLocked = (productIds: readonly string[]): CleaveError => {
+  const what =
+    productIds.length > 0
+      ? 'The stock of products of this order'
+      : 'The stock held by an earlier request for this order';
+  return new CleaveError(
+    'unavailable',
+    `${what} cannot be changed at the moment, because others keep it locked. This request has had no effect; repeat it later.`,
+    { retry_after_ms: lockedRetryAfterMs, ...(productIds.length > 0 && { product_ids: productIds }) },
+  );
+};
 
 const keyReused = (): CleaveError =>
   new CleaveError(

@@ -1,0 +1,134 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from '@jest/globals';
+import pg from 'pg';
+import type { Decision, ReservationRequest } from '#contracts';
+import { testDatabase, type TestDatabase } from '#testing';
+import {
+  brokenInvariants,
+  longHoldMs,
+  newTenant,
+  reservation,
+  startInstance,
+  stocked,
+  untilBlocked,
+  type Instance,
+} from './inventory-under-test.js';
+
+let database: TestDatabase;
+/** Two instances of the module: two pools on one database. */
+let instances: [Instance, Instance];
+/** A session of an operator, and one that looks on. */
+let [operator, watcher]: pg.Client[] = [];
+let tenant: string;
+
+beforeAll(async () => {
+  database = await testDatabase();
+  instances = [await startInstance(database.url), await startInstance(database.url)];
+});
+afterAll(async () => {
+  await Promise.all((instances ?? []).map((it) => it.stop()));
+  await database?.stop();
+});
+beforeEach(async () => {
+  [operator, watcher] = [new pg.Client(database.url), new pg.Client(database.url)];
+  await Promise.all([operator.connect(), watcher.connect()]);
+  tenant = newTenant();
+  await stocked(instances[0], tenant, { a: 100, m: 100, z: 100 });
+});
+afterEach(async () => {
+  await Promise.all([operator!.end(), watcher!.end()]);
+});
+
+const ask = async (at: Instance, reservations: ReservationRequest[], knows_locked = true): Promise<Decision[]> =>
+  (await at.reserveStock.execute(tenant, { reservations, hold_ms: longHoldMs, knows_locked })).decisions;
+
+const lockProduct = async (id: string, how = 'UPDATE'): Promise<void> => {
+  await operator!.query('BEGIN');
+  await operator!.query(`SELECT FROM inventory.products WHERE tenant_id = $1 AND product_id = $2 FOR ${how}`, [
+    ...[tenant, id],
+  ]);
+};
+
+/** How long decisions wait for a lock; with 0 without limit. */
+const waitAtMost = async (limit: string): Promise<void> => {
+  for (const name of ['reserve', 'hold'])
+    await watcher!.query(`ALTER FUNCTION inventory.${name} SET lock_timeout = '${limit}'`);
+};
+
+const reservedOf = async (id: string): Promise<number> => (await instances[0].readStock.execute(tenant, id)).reserved;
+
+it.each(['UPDATE', 'SHARE'])(
+  'a product that stays locked refuses only the reservations that need it (FOR %s)',
+  async (how) => {
+    await lockProduct('m', how);
+    const wanted = [reservation({ z: 1 }), reservation({ a: 1, m: 1 }), reservation({ a: 1 }), reservation({ m: 1 })];
+    const expected = [
+      { outcome: 'held' },
+      { outcome: 'locked', product_ids: ['m'] },
+      { outcome: 'held' },
+      { outcome: 'locked', product_ids: ['m'] },
+    ];
+    expect(await ask(instances[0], wanted)).toMatchObject(expected);
+    // It is known by now: nobody waits for it any more, or would wait for ever.
+    await waitAtMost('0');
+    try {
+      const more = [reservation({ z: 1 }), reservation({ a: 1, m: 1 }), reservation({ a: 1 }), reservation({ m: 1 })];
+      expect(await ask(instances[0], more)).toMatchObject(expected);
+      expect(await ask(instances[0], [reservation({ m: 1 })])).toMatchObject([{ outcome: 'locked' }]);
+    } finally {
+      await waitAtMost('2s');
+    }
+    expect([await reservedOf('a'), await reservedOf('m'), await reservedOf('z')]).toEqual([2, 0, 2]);
+
+    // Once it is free, the refused ones are held.
+    await operator!.query('ROLLBACK');
+    expect((await ask(instances[0], wanted)).map((it) => it.outcome)).toEqual(['held', 'held', 'held', 'held']);
+    expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
+  },
+  60_000,
+);
+
+it('what a batch holds while it waits for a locked product is not taken for locked', async () => {
+  await lockProduct('m');
+  const waiting = ask(instances[1], [reservation({ a: 1, m: 1 })]);
+  await untilBlocked(watcher!, 1);
+  // Until its transaction is no longer young. If it has given up by then, the product is free.
+  await watcher!.query(`SELECT pg_sleep(1.1)`);
+  const [{ locked } = { locked: [] }] = await instances[0].sql.query<{ locked: string[] }>(
+    {
+      name: 'test-locked',
+      text: 'SELECT products AS locked FROM inventory.locked_rows($1, $2, $3)',
+    },
+    [tenant, ['a', 'm', 'z'], []],
+  );
+  expect(locked).toEqual(['m']);
+  expect(await waiting).toMatchObject([{ outcome: 'locked', product_ids: ['m'] }]);
+}, 60_000);
+
+it('a prepared transaction refuses only the reservations that need its products, and a repeat of its own', async () => {
+  const prepared = reservation({ m: 1 });
+  const branch_id = randomUUID();
+  const request = { hold_ms: longHoldMs, knows_locked: true };
+  await instances[1].reserveStock.execute(tenant, { ...request, reservations: [prepared], branch_id });
+  const repeated = { ...prepared, lines: [{ product_id: 'a', quantity: 1 }] };
+  expect(await ask(instances[0], [reservation({ a: 1 }), repeated, reservation({ m: 1 })])).toMatchObject([
+    { outcome: 'held' },
+    { outcome: 'locked', product_ids: [] },
+    { outcome: 'locked', product_ids: ['m'] },
+  ]);
+  await instances[1].finishBranches.execute(branch_id, 'commit');
+  expect(await ask(instances[0], [reservation({ a: 1 }), prepared, reservation({ m: 1 })])).toMatchObject([
+    { outcome: 'held' },
+    { outcome: 'held', order_id: prepared.order_id },
+    { outcome: 'held' },
+  ]);
+  expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
+}, 60_000);
+
+it('an older version of order, which does not know the outcome, is refused as a whole', async () => {
+  await lockProduct('m');
+  await expect(ask(instances[0], [reservation({ a: 1 }), reservation({ m: 1 })], false)).rejects.toMatchObject({
+    code: 'unavailable',
+  });
+  expect(await reservedOf('a')).toBe(0);
+}, 60_000);
