@@ -194,6 +194,20 @@ const all = [
     caughtBy: 'libs/order/test/finish-branches',
   },
   {
+    bug: 'the decision about a branch that is still in doubt is forgotten',
+    file: 'libs/order/src/adapters/postgres-orders.ts',
+    replace: / AND branch_id <> ALL \(\$2::uuid\[\]\)/g,
+    by: ' AND $$2::uuid[] IS NOT NULL',
+    caughtBy: 'libs/order/test/finish-branches',
+  },
+  {
+    bug: 'a refused batch forgets the reservations of other tenants too',
+    file: 'libs/inventory/migrations/1-products-and-stock.ts',
+    replace: /WHERE tenant_id = p_tenant AND reservation_id = ANY \(forgotten\)/g,
+    by: 'WHERE reservation_id = ANY (forgotten)',
+    caughtBy: 'libs/inventory/test/model',
+  },
+  {
     bug: 'encrypted personal data is not bound to its order',
     file: 'libs/order/src/use-cases/customer-keys.ts',
     replace: /\['order', tenant, orderId\]/g,

@@ -18,46 +18,55 @@ afterAll(async () => {
   await database?.stop();
 });
 
-interface Real {
-  tenant: string;
-  instance(which: number): Instance;
+/** Two tenants that use the same ids of products, reservations and keys. */
+type Models = readonly [StockModel, StockModel];
+type Tenants = readonly [string, string];
+
+/** Where a command goes. */
+interface Place {
+  instance: 0 | 1;
+  tenant: 0 | 1;
 }
 
-/** A command on either instance; its answer and the state afterwards are compared with the model. */
-class Command implements fc.AsyncCommand<StockModel, Real> {
+/** A command on either instance; its answer and the state of both tenants afterwards are compared with the model. */
+class Command implements fc.AsyncCommand<Models, Tenants> {
   constructor(
     private readonly name: string,
     private readonly input: unknown,
     private readonly model: (model: StockModel) => unknown,
     private readonly real: (instance: Instance, tenant: string) => Promise<unknown>,
-    private readonly which: number,
+    private readonly at: Place,
   ) {}
 
   check(): boolean {
     return true;
   }
 
-  async run(model: StockModel, { tenant, instance }: Real): Promise<void> {
-    const answer = await this.real(instance(this.which), tenant).catch((error: unknown) => {
+  async run(models: Models, tenants: Tenants): Promise<void> {
+    const { instance, tenant } = this.at;
+    const answer = await this.real(instances[instance], tenants[tenant]).catch((error: unknown) => {
       if (error instanceof CleaveError && error.status < 500) return error.code;
       throw error;
     });
-    expect(answer).toEqual(this.model(model));
-    const rows = await instance(0).sql.query<{ product_id: string }>(everyProduct, [tenant]);
-    expect(new Map(rows.map(({ product_id, ...row }) => [product_id, row]))).toEqual(
-      new Map(
-        [...model.products].map(([id, it]) => [id, { on_hand: it.onHand, reserved: it.reserved, sold: it.sold }]),
-      ),
-    );
-    const waiting = await instance(0).sql.query<{ reservation_id: string }>(everyWaiting, [tenant]);
-    expect(new Set(waiting.map((it) => it.reservation_id))).toEqual(model.waiting);
-    expect(await brokenInvariants(instance(0), tenant)).toEqual([]);
+    expect(answer).toEqual(this.model(models[tenant]));
+    for (const it of [0, 1] as const) await expectSame(models[it], tenants[it]);
   }
 
   toString(): string {
-    return `${this.name}@${this.which}(${JSON.stringify(this.input)})`;
+    return `${this.name}@${JSON.stringify(this.at)}(${JSON.stringify(this.input)})`;
   }
 }
+
+const expectSame = async (model: StockModel, tenant: string): Promise<void> => {
+  const [one] = instances;
+  const rows = await one.sql.query<{ product_id: string }>(everyProduct, [tenant]);
+  expect(new Map(rows.map(({ product_id, ...row }) => [product_id, row]))).toEqual(
+    new Map([...model.products].map(([id, it]) => [id, { on_hand: it.onHand, reserved: it.reserved, sold: it.sold }])),
+  );
+  const waiting = await one.sql.query<{ reservation_id: string }>(everyWaiting, [tenant]);
+  expect(new Set(waiting.map((it) => it.reservation_id))).toEqual(model.waiting);
+  expect(await brokenInvariants(one, tenant)).toEqual([]);
+};
 
 const everyProduct = {
   name: 'test-products',
@@ -72,7 +81,10 @@ const everyWaiting = {
 const uuid = (kind: number, number: number): string =>
   `${`${kind}`.repeat(8)}-0000-4000-8000-${`${number}`.padStart(12, '0')}`;
 
-const which = fc.nat({ max: 1 });
+const which: fc.Arbitrary<Place> = fc.record({
+  instance: fc.constantFrom(0, 1),
+  tenant: fc.constantFrom(0, 0, 1),
+});
 const productId = fc.constantFrom('a', 'B', 'ä', 'Z');
 const quantity = fc.integer({ min: 1, max: 4 });
 const lines = fc.array(fc.record({ product_id: productId, quantity }), { minLength: 1, maxLength: 4 });
@@ -174,7 +186,11 @@ const settle = fc.tuple(fc.array(effect, { minLength: 1, maxLength: 6 }), which)
 
 it('inventory behaves like the model, command by command, and keeps the invariants I1, I2 and I7', async () => {
   // Most runs begin with products in stock, so that something can happen.
-  const opening = ['a', 'B', 'ä'].flatMap((id, at) => [
+  const places = [
+    ...['a', 'B', 'ä'].map((id) => ({ id, at: { instance: 0, tenant: 0 } as const })),
+    ...['B', 'Z'].map((id) => ({ id, at: { instance: 1, tenant: 1 } as const })),
+  ];
+  const opening = places.flatMap(({ id, at }) => [
     new Command(
       'put',
       id,
@@ -183,14 +199,14 @@ it('inventory behaves like the model, command by command, and keeps the invarian
         real.putProducts
           .execute(tenant, [{ product_id: id, name: 'A name', unit_price_minor: 100, currency: 'GBP' }])
           .then(() => undefined),
-      at % 2,
+      at,
     ),
     new Command(
       'count',
       id,
       (model) => model.count([{ product_id: id, on_hand: 10 }]),
       (real, tenant) => real.countStock.execute(tenant, [{ product_id: id, on_hand: 10 }]).then(() => 'counted'),
-      at % 2,
+      at,
     ),
   ]);
   const commands = fc.commands([put, count, adjust, reserve, reserve, reserve, settle, settle], {
@@ -199,11 +215,10 @@ it('inventory behaves like the model, command by command, and keeps the invarian
   });
   await fc.assert(
     fc.asyncProperty(commands, async (run) => {
-      const tenant = newTenant();
-      const setup = () => ({ model: new StockModel(), real: { tenant, instance: (at: number) => instances[at]! } });
-      const { model, real } = setup();
-      for (const it of opening) await it.run(model, real);
-      await fc.asyncModelRun(() => ({ model, real }), run);
+      const models: Models = [new StockModel(), new StockModel()];
+      const tenants: Tenants = [newTenant(), newTenant()];
+      for (const it of opening) await it.run(models, tenants);
+      await fc.asyncModelRun(() => ({ model: models, real: tenants }), run);
     }),
     { seed: testSeed(), numRuns: 25, plugins: [fc.interruptAfterTimeLimit(40_000)] },
   );

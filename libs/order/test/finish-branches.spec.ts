@@ -73,7 +73,7 @@ it('branches with a negative age, as after the clock was set back, are finished'
   expect(branches.ended).toEqual(['recorded: commit', 'left: rollback']);
 });
 
-it('a branch cannot record orders once it was aborted or is older than the decisions that are kept', async () => {
+it('a branch cannot record orders once it was aborted or is older than the decisions that are kept, and keeps its own while it is in doubt', async () => {
   const database = await testDatabase();
   const instance = await startInstance(database.url);
   try {
@@ -87,6 +87,11 @@ it('a branch cannot record orders once it was aborted or is older than the decis
     for (const late of [aborted, old])
       await expect(orders.record(newTenant(), [], undefined, late)).rejects.toMatchObject({ code: 'unavailable' });
     expect(await orders.decide(old)).toBe('abort');
+    // While inventory still has the branch prepared, its orders rely on the decision, however old that is.
+    await orders.forgetDecisions(-60_000, [young]);
+    expect(await orders.decide(young)).toBe('commit');
+    await orders.forgetDecisions(-60_000, []);
+    expect(await orders.decide(young)).toBe('abort');
   } finally {
     await instance.stop();
     await database.stop();

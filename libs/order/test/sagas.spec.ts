@@ -150,6 +150,39 @@ describe('a saga', () => {
     await change('end', `state = 'ended'`, taken);
   });
 
+  it('is moved only by whoever claimed it last, unless a person had it retried since, and not once it has ended', async () => {
+    const order = await buy();
+    const claimed = async (): Promise<Saga> =>
+      (await sagas.claim(0, 500, current.known, [])).find((it) => it.sagaId === order.order_id)!;
+    const ends = async (saga: Saga): Promise<boolean> => {
+      const { step, attempts } = saga;
+      return (await sagas.move(tenant, [{ saga, step, state: 'ended', attempts, waitMs: 0, result: {} }])).size > 0;
+    };
+    const [first, second] = [await claimed(), await claimed()];
+    expect(await ends(first)).toBe(false);
+    await change('stuck', 'attempts = 20', order);
+    expect(await sagas.retry(tenant, order.order_id)).toBe(true);
+    expect(await ends(second)).toBe(false);
+    const third = await claimed();
+    expect([await ends(third), await ends(third)]).toEqual([true, false]);
+  });
+
+  it('is parked if the goods were handed over before their capture was refused, and does not cancel the order', async () => {
+    const order = await buy();
+    await leading(
+      async (requests) => {
+        if (requests.some((it) => it.kind !== 'capture')) return done(requests);
+        const asked = { tenant, orderId: order.order_id, expectedVersions: undefined };
+        await one.changeOrder.execute(asked, (it, at) => fulfilOrder(it, undefined, at));
+        return requests.map(() => ({ outcome: 'refused', reason: 'expired' }));
+      },
+      async () => (await rowOf(order)).state !== 'running',
+    );
+    expect(await rowOf(order)).toMatchObject({ state: 'parked', result: { refused_for: 'expired' } });
+    expect(await one.orders.find(tenant, order.order_id)).toMatchObject({ status: 'fulfilled' });
+    expect(await history(order)).toEqual(['placed', 'payment-authorised', 'fulfilled']);
+  });
+
   it('takes no further step once half of its lease has passed, even if the wall clock is set back', async () => {
     const order = await buy();
     const clock = clocks();
