@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import { parse } from 'yaml';
 import { compose, composeIn, type Compose, type Service } from './compose.js';
@@ -249,13 +250,25 @@ describe('the image', () => {
     expect(imageEnvironment).toMatchObject({ HOST: '0.0.0.0', PORT: inImage('EXPOSE')[0] });
   });
 
-  it('ends on SIGTERM before the app has loaded', async () => {
-    const [, ...options] = JSON.parse(inImage('ENTRYPOINT')[0]!) as string[];
-    const loading = `console.log('loading'); setInterval(() => {}, 1_000)`;
-    const child = spawn(process.execPath, [...options, '--eval', loading]);
-    await once(child.stdout, 'data');
-    child.kill('SIGTERM');
-    expect(await once(child, 'exit')).toEqual([143, null]);
+  describe('on SIGTERM', () => {
+    const endOf = async (program: string): Promise<unknown[]> => {
+      const [, ...options] = JSON.parse(inImage('ENTRYPOINT')[0]!) as string[];
+      const started = `console.log('started'); setInterval(() => {}, 1_000)`;
+      const child = spawn(process.execPath, [...options, '--input-type=module', '--eval', `${program}; ${started}`]);
+      await once(child.stdout, 'data');
+      child.kill('SIGTERM');
+      return once(child, 'exit');
+    };
+
+    it('ends before the app has loaded, and while it migrates', async () => {
+      expect(await endOf('')).toEqual([143, null]);
+    });
+
+    it('leaves the end to the app that has loaded, which finishes the work in flight', async () => {
+      const source = pathToFileURL('libs/rest/src/process.ts').href;
+      const closing = `import { closeOnSignals } from '${source}'; closeOnSignals({ close: async () => undefined })`;
+      expect(await endOf(closing)).toEqual([0, null]);
+    });
   });
 
   it('copies only what exists and is not ignored', () => {
