@@ -95,7 +95,7 @@ const all = [
     file: 'libs/order/src/use-cases/reserve-and-record.ts',
     replace: /heldBefore\.push\(/g,
     by: '[].push(',
-    caughtBy: 'libs/order/test/place-order',
+    caughtBy: 'libs/order/test/model',
   },
   {
     bug: 'an order that was recorded is answered with a refusal for a changed price',

@@ -207,7 +207,7 @@ const themes = [
     {
       weight: 4,
       arbitrary: placing(
-        fc.option(fc.constant('k1'), { freq: 1 }),
+        fc.option(fc.constant('k1'), { freq: 2 }),
         fc.oneof(
           { weight: 2, arbitrary: fc.constantFrom(...paidBodies) },
           { weight: 1, arbitrary: fc.constant('on account' as const) },

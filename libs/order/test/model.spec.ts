@@ -51,6 +51,12 @@ afterAll(async () => {
 
 const outage = new CleaveError('unavailable', 'not now');
 
+const requestFor = ({ customerId, units, priceMinor }: ModelCommand): PlaceOrderRequest => {
+  const quantity = Object.values(units).reduce((sum, it) => sum + it, 0);
+  const expected = priceMinor === undefined ? {} : { expected_total_minor: quantity * priceMinor };
+  return requestOf(units, { customer_id: customerId, ...expected });
+};
+
 /** The system with its answers: a retry must return the order as placed, and a keyed change as first answered. */
 class Real {
   readonly tenant = newTenant();
@@ -64,7 +70,7 @@ class Real {
 
   async place(at: number, key: string | null, command: ModelCommand, fault?: Fault): Promise<PlacementResult | Error> {
     const instance = instances[at]!;
-    const request: PlaceOrderRequest = requestOf(command.units, { customer_id: command.customerId });
+    const request = requestFor(command);
     let isPaused = fault === 'paused until swept';
     instance.use(
       this.stock,
@@ -151,10 +157,10 @@ const expectSame = async (model: OrderModel, { tenant, stock }: Real): Promise<v
     lines: order.lines.map((it) => [it.product_id, it.quantity, it.cancelled ?? 0, it.fulfilled, it.returned]),
     returned: order.returned_total_minor,
   });
-  const expected = model.orders.map(({ id, status, entries, command, lines }) => ({
+  const expected = model.orders.map(({ id, status, entries, command, lines, priceMinor }) => ({
     ...{ id, status, version: entries.length, customerId: command.customerId },
     lines: [...lines].map(([product, it]) => [product, it.quantity, it.cancelled, it.fulfilled, it.returned]),
-    returned: [...lines.values()].reduce((sum, it) => sum + it.returned * stock.priceMinor, 0),
+    returned: [...lines.values()].reduce((sum, it) => sum + it.returned * priceMinor, 0),
   }));
   const byId = <T extends { id: string | undefined }>(some: T[]) => some.toSorted((a, b) => (a.id! < b.id! ? -1 : 1));
   expect(byId(orders.map(told))).toEqual(byId(expected));
@@ -212,8 +218,9 @@ const command: fc.Arbitrary<ModelCommand> = fc
       // This product is unknown until it is restocked.
       { weight: 1, arbitrary: fc.constant({ new: 1 }) },
     ),
+    priceMinor: fc.constantFrom(100, 110, undefined),
   })
-  .map(({ customerId, units: some }) => ({ customerId, units: { ...some } }));
+  .map(({ units: some, ...rest }) => ({ ...rest, units: { ...some } }));
 // Few enough for some to repeat, and enough for some to be new.
 const key = fc.nat({ max: 25 }).map((it) => `key-${it}`);
 const perhapsKey = fc.option(key);
@@ -228,16 +235,22 @@ const place = fc.tuple(at, perhapsKey, command, fc.option(fc.constantFrom(...fau
     }),
 );
 
-/** Repeats an earlier keyed request, on either instance. */
+/** Repeats an earlier keyed request, most often a recent one, on either instance; prices may have changed since. */
 const repeat = fc
-  .tuple(at, fc.nat({ max: 20 }), fc.option(fc.constantFrom(...faults), { freq: 1, nil: undefined }))
+  .tuple(
+    at,
+    fc.nat({ max: 20 }),
+    fc.option(fc.constantFrom(...faults), { freq: 2, nil: undefined }),
+    fc.option(fc.constantFrom(100, 110), { freq: 2 }),
+  )
   .map(
     (input) =>
       new Command('repeat', input, async (model, real) => {
-        const [which, number, fault] = input;
+        const [which, number, fault, priceMinor] = input;
+        if (priceMinor !== null) model.priceMinor = real.stock.priceMinor = priceMinor;
         const some = model.keyed;
         if (some.length === 0) return;
-        const [idempotencyKey, wanted] = some[number % some.length]!;
+        const [idempotencyKey, wanted] = some.at(-1 - (number % some.length))!;
         const expected = model.place(idempotencyKey, wanted, fault);
         await expectPlaced(real, expected, await real.place(which, idempotencyKey, wanted, fault));
         await meet(model, real);
@@ -250,7 +263,7 @@ const crowd = fc.tuple(key, command).map(
     new Command('crowd', input, async (model, real) => {
       const [idempotencyKey, wanted] = input;
       for (const it of instances) it.use(real.stock);
-      const request = requestOf(wanted.units, { customer_id: wanted.customerId });
+      const request = requestFor(wanted);
       const answers = await Promise.all(
         [0, 1, 0, 1].map((which) =>
           settled(instances[which]!.placeOrder.execute(real.tenant, 'acc', request, idempotencyKey)),

@@ -2,6 +2,8 @@
 export interface ModelCommand {
   customerId: string;
   units: Record<string, number>;
+  /** The price of a unit that the customer expects, if any. */
+  priceMinor?: number;
 }
 
 /** The faults that are injected while an instance places an order. */
@@ -27,6 +29,7 @@ export interface ModelOrder {
   /** How many of the entries were delivered to inventory. */
   told: number;
   hold: Hold;
+  priceMinor: number;
 }
 
 interface Hold {
@@ -39,7 +42,13 @@ interface Hold {
 export type Placed =
   | { outcome: 'placed' | 'replayed'; order: ModelOrder }
   | {
-      outcome: 'out-of-stock' | 'out-of-stock, replayed' | 'unknown-product' | 'idempotency-key-reused' | 'unavailable';
+      outcome:
+        | 'out-of-stock'
+        | 'out-of-stock, replayed'
+        | 'unknown-product'
+        | 'price-changed'
+        | 'idempotency-key-reused'
+        | 'unavailable';
     };
 
 /** How a request to change an order ends. */
@@ -58,6 +67,7 @@ export class OrderModel {
   readonly onHand = new Map<string, number>();
   readonly orders: ModelOrder[] = [];
   tombstones = 0;
+  priceMinor = 100;
   private now = 0;
   /** Holds without an order, by the request that they are held for. */
   private readonly orphans = new Map<string, Hold>();
@@ -110,9 +120,14 @@ export class OrderModel {
     if (this.givenBack.has(slot) && stored) return replay()!;
     // If an earlier attempt holds the stock, that one may have recorded the order.
     const isOwn = !this.orphans.has(slot);
-    const decision = recorded ? 'held' : this.decide(slot, command);
+    const decision = recorded && !this.isRepriced(command) ? 'held' : this.decide(slot, command);
     if (fault === 'reserve not heard') return cutOff();
     if (decision === 'unknown-product') return replay() ?? { outcome: decision };
+    if (decision === 'price-changed') {
+      // No order will be recorded on the hold of an earlier try.
+      if (this.orphans.has(slot)) this.giveBack(slot);
+      return replay() ?? { outcome: decision };
+    }
     if (decision === 'out-of-stock') {
       if (key !== null && !stored) this.answers.set(key, { command });
       return replay() ?? { outcome: decision };
@@ -136,9 +151,15 @@ export class OrderModel {
     return { outcome: fault !== 'record not heard' || isOwn ? 'placed' : 'replayed', order };
   }
 
-  private decide(slot: string, { units }: ModelCommand): 'held' | 'out-of-stock' | 'unknown-product' {
-    if (this.orphans.has(slot)) return 'held';
+  private isRepriced({ priceMinor }: ModelCommand): boolean {
+    return priceMinor !== undefined && priceMinor !== this.priceMinor;
+  }
+
+  private decide(slot: string, command: ModelCommand): 'held' | 'out-of-stock' | 'unknown-product' | 'price-changed' {
+    const { units } = command;
     if (this.refused.has(slot)) return 'out-of-stock';
+    if (this.isRepriced(command)) return 'price-changed';
+    if (this.orphans.has(slot)) return 'held';
     if (Object.keys(units).some((id) => !this.onHand.has(id))) return 'unknown-product';
     if (Object.entries(units).some(([id, quantity]) => quantity > this.onHand.get(id)! - this.reservedOf(id))) {
       this.refused.add(slot);
@@ -160,7 +181,7 @@ export class OrderModel {
     );
     const order: ModelOrder = {
       ...{ id: undefined, command, status: 'confirmed', lines: new Map(lines) },
-      ...{ entries: [{ type: 'placed' }], told: 0, hold },
+      ...{ entries: [{ type: 'placed' }], told: 0, hold, priceMinor: this.priceMinor },
     };
     this.orders.push(order);
     if (key !== null) this.answers.set(key, { command, order });
