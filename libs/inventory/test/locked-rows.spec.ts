@@ -145,6 +145,15 @@ it('a product is not taken for locked because its holder has waited long for it'
   }
 }, 60_000);
 
+it('a product that a batch is about to commit, locked in a subtransaction that has ended, is not taken for locked', async () => {
+  await operator!.query('BEGIN; SAVEPOINT tried');
+  await operator!.query(`UPDATE inventory.products SET reserved = reserved WHERE tenant_id = $1 AND product_id = 'm'`, [
+    tenant,
+  ]);
+  await operator!.query('RELEASE tried');
+  expect(await lockedProducts(['m'])).toEqual([]);
+});
+
 it('a prepared transaction refuses only the reservations that need its products, and a repeat of its own', async () => {
   const prepared = reservation({ m: 1 });
   const branch_id = randomUUID();
