@@ -24,10 +24,11 @@ export class LockedRows1764000000054 implements MigrationInterface {
  * Names those of the products and reservations that somebody keeps locked, without waiting for them.
  *
  * A hot product is locked nearly always, but never for long, and a decision that waits for a locked product holds those before
- * it. Such rows are not kept: their holder began within the last second, or waits for a lock itself and will give up soon. The
- * row names its holder (`xmax`), unless several share it. When another role's transaction began is not visible to everyone;
- * then it counts as long ago. The row, its holder and its session are not read at the same moment, so they are read twice: only
- * a row that has the same holder both times is named.
+ * it. So a row is named only if its holder is seen to keep it: a session that has been idle in its transaction for 2 seconds
+ * or began it 10 seconds ago, or a transaction that was prepared 2 seconds ago. How long it has had the row is not known: of its
+ * age, it may have spent most in the queue for the row. A session of another role is taken to keep the row if this role may not
+ * see what it does. The row names its holder (`xmax`), unless several share it, or it was locked in a
+ * subtransaction that has ended, as by `hold`; then it is not named.
  *
  * A reservation that a transaction in progress has inserted is invisible, but an insert of the same id has to wait.
  */
@@ -37,7 +38,6 @@ const lockedRows = `
   ) LANGUAGE plpgsql SET enable_seqscan = off SET lock_timeout = '20ms' AS $$
   DECLARE
     free text[];
-    holders text[];
     id uuid;
   BEGIN
     reservations := '{}';
@@ -52,26 +52,21 @@ const lockedRows = `
       END;
     END LOOP;
 
-    products := p_products;
-    FOR round IN 1..2 LOOP
-      PERFORM pg_stat_clear_snapshot();
-      free := ARRAY(
-        SELECT p.product_id FROM inventory.products p
-        WHERE p.tenant_id = p_tenant AND p.product_id = ANY (products) FOR NO KEY UPDATE SKIP LOCKED);
-      SELECT coalesce(array_agg(p.product_id), '{}'), coalesce(array_agg(p.product_id || ' ' || p.xmax), '{}')
-      INTO products, holders
-      FROM inventory.products p
-      WHERE p.tenant_id = p_tenant AND p.product_id = ANY (products) AND NOT p.product_id = ANY (free)
-        AND (round = 1 OR p.product_id || ' ' || p.xmax = ANY (holders))
-        AND NOT EXISTS (
+    free := ARRAY(
+      SELECT p.product_id FROM inventory.products p
+      WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) FOR NO KEY UPDATE SKIP LOCKED);
+    products := ARRAY(
+      SELECT p.product_id FROM inventory.products p
+      WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND NOT p.product_id = ANY (free)
+        AND EXISTS (
           SELECT FROM pg_locks h
-          -- A row may be locked by a subtransaction; only the transaction itself is listed as prepared.
+          -- A row may be locked by a subtransaction in progress; only the transaction itself is listed as prepared.
           JOIN pg_locks t ON t.virtualtransaction = h.virtualtransaction AND t.locktype = 'transactionid' AND t.granted
           LEFT JOIN pg_stat_activity a ON a.pid = h.pid
           LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid
-          WHERE h.locktype = 'transactionid' AND h.granted AND h.transactionid = p.xmax
-            AND coalesce(a.xact_start, x.prepared) > now() - CASE
-              WHEN EXISTS (SELECT FROM pg_locks w WHERE w.pid = h.pid AND NOT w.granted) THEN interval '5 seconds'
-              ELSE interval '1 second' END);
-    END LOOP;
+          WHERE h.locktype = 'transactionid' AND h.granted AND h.transactionid = p.xmax AND CASE
+            WHEN a.pid IS NULL THEN x.prepared < now() - interval '2 seconds'
+            WHEN a.state IS NULL THEN true
+            WHEN a.state <> 'active' AND a.state_change < now() - interval '2 seconds' THEN a.xact_start IS NOT NULL
+            ELSE a.xact_start < now() - interval '10 seconds' END));
   END $$`;

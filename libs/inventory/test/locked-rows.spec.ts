@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from '@jest/globals';
 import pg from 'pg';
 import type { Decision, ReservationRequest } from '#contracts';
@@ -49,6 +50,11 @@ const lockProduct = async (id: string, how = 'UPDATE'): Promise<void> => {
   ]);
 };
 
+const lockedProducts = async (ids: string[]): Promise<string[]> => {
+  const look = `SELECT products FROM inventory.locked_rows($1, $2, '{}')`;
+  return (await watcher!.query<{ products: string[] }>(look, [tenant, ids])).rows[0]!.products;
+};
+
 /** How long decisions wait for a lock; with 0 without limit. */
 const waitAtMost = async (limit: string): Promise<void> => {
   for (const name of ['reserve', 'hold'])
@@ -90,20 +96,63 @@ it.each(['UPDATE', 'SHARE'])(
 
 it('what a batch holds while it waits for a locked product is not taken for locked', async () => {
   await lockProduct('m');
-  const waiting = ask(instances[1], [reservation({ a: 1, m: 1 })]);
-  await untilBlocked(watcher!, 1);
-  // Until its transaction is no longer young. If it has given up by then, the product is free.
-  await watcher!.query(`SELECT pg_sleep(1.1)`);
-  const [{ locked } = { locked: [] }] = await instances[0].sql.query<{ locked: string[] }>(
-    {
-      name: 'test-locked',
-      text: 'SELECT products AS locked FROM inventory.locked_rows($1, $2, $3)',
-    },
-    [tenant, ['a', 'm', 'z'], []],
-  );
-  expect(locked).toEqual(['m']);
-  expect(await waiting).toMatchObject([{ outcome: 'locked', product_ids: ['m'] }]);
+  await waitAtMost('4s');
+  try {
+    const waiting = ask(instances[1], [reservation({ a: 1, m: 1 })]);
+    await untilBlocked(watcher!, 1);
+    // Until the locked product counts as kept. If the batch has given up by then, the other one is free.
+    await watcher!.query(`SELECT pg_sleep(2.1)`);
+    expect(await lockedProducts(['a', 'm', 'z'])).toEqual(['m']);
+    expect(await waiting).toMatchObject([{ outcome: 'locked', product_ids: ['m'] }]);
+  } finally {
+    await waitAtMost('2s');
+  }
 }, 60_000);
+
+it('a product is not taken for locked because its holder has waited long for it', async () => {
+  const busy = new pg.Client(database.url);
+  await busy.connect();
+  try {
+    for (let found: string[] | undefined; found === undefined;) {
+      await lockProduct('m');
+      const [{ pid } = { pid: 0 }] = (await busy.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows;
+      const working = busy
+        .query(
+          `WITH held AS MATERIALIZED (
+             SELECT FROM inventory.products WHERE tenant_id = $1 AND product_id = 'm' FOR NO KEY UPDATE)
+           SELECT pg_sleep(3600) FROM held`,
+          [tenant],
+        )
+        .catch((error: { code: string }) => error.code);
+      await untilBlocked(watcher!, 1);
+      await watcher!.query(`SELECT pg_sleep(2.1)`);
+      await operator!.query('ROLLBACK');
+      const stateOf = async () => {
+        const state = `SELECT wait_event = 'PgSleep' AS works, now() - xact_start < interval '9 seconds' AS began_lately
+          FROM pg_stat_activity WHERE pid = $1`;
+        return (await watcher!.query<{ works: boolean | null; began_lately: boolean }>(state, [pid])).rows[0]!;
+      };
+      while (!(await stateOf()).works) await setTimeout(10);
+      const seen = await lockedProducts(['m']);
+      // If the test itself was too slow, it looks again.
+      if ((await stateOf()).began_lately) found = seen;
+      await watcher!.query('SELECT pg_cancel_backend($1)', [pid]);
+      expect(await working).toBe('57014');
+      if (found) expect(found).toEqual([]);
+    }
+  } finally {
+    await busy.end();
+  }
+}, 60_000);
+
+it('a product that a batch is about to commit, locked in a subtransaction that has ended, is not taken for locked', async () => {
+  await operator!.query('BEGIN; SAVEPOINT tried');
+  await operator!.query(`UPDATE inventory.products SET reserved = reserved WHERE tenant_id = $1 AND product_id = 'm'`, [
+    tenant,
+  ]);
+  await operator!.query('RELEASE tried');
+  expect(await lockedProducts(['m'])).toEqual([]);
+});
 
 it('a prepared transaction refuses only the reservations that need its products, and a repeat of its own', async () => {
   const prepared = reservation({ m: 1 });

@@ -119,7 +119,10 @@ export class PostgresStock
         ({ decisions }) => decisions.some(({ outcome }) => refusedUnkept.has(outcome)),
       );
     try {
-      return await this.sql.prepare(gidOf(branchId), (within) => this.decideBy(within, tenant, batch, holdMs));
+      return await this.sql.prepare(gidOf(branchId), (within) =>
+        // Not `hold`, which locks in a subtransaction: nothing tells afterwards to which prepared transaction that belongs.
+        this.decideBy(within, tenant, batch, holdMs, reserve),
+      );
     } catch (error) {
       const detail = whyNotPrepared(error);
       if (detail === undefined) throw error;
@@ -140,6 +143,7 @@ export class PostgresStock
     tenant: string,
     batch: ReservationBatch,
     holdMs: number,
+    statement = this.holdsAtOnce ? hold : reserve,
   ): ReturnType<StockReservations['decide']> {
     const [row] = await sql.query<{
       /** Null if everything is held, for the orders of the batch. */
@@ -149,7 +153,7 @@ export class PostgresStock
       names: (string | null)[];
       prices: number[];
       currencies: string[];
-    }>(this.holdsAtOnce ? hold : reserve, [
+    }>(statement, [
       tenant,
       arrayOf.uuid(batch.reservationIds),
       arrayOf.uuid(batch.orderIds),
