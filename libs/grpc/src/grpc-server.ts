@@ -62,7 +62,7 @@ const saidEveryMs = 10_000;
 const longestTimerMs = 2 ** 31 - 1;
 /**
  * How much a client may send on one connection in open calls of health and reflection, which anybody may call. What it sends
- * is kept while a stream is open, and reflection keeps an answer for each request, of up to hundreds of times its size,
+ * is kept while a stream is open, and reflection keeps an answer for each request, of some fifty times its size,
  * whether the client reads it or not.
  */
 const mostOpenBytes = 16_384;
