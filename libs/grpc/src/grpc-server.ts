@@ -61,8 +61,9 @@ const saidEveryMs = 10_000;
 /** The longest time that a timer of Node can wait, in milliseconds. */
 const longestTimerMs = 2 ** 31 - 1;
 /**
- * How much a client may send in one call of health or reflection, which anybody may call. It is kept while a stream is
- * open, and reflection has an answer for each request, of up to hundreds of times its size, whether the client reads it or not.
+ * How much a client may send on one connection in open calls of health and reflection, which anybody may call. What it sends
+ * is kept while a stream is open, and reflection keeps an answer for each request, of some fifty times its size,
+ * whether the client reads it or not.
  */
 const mostOpenBytes = 16_384;
 /** How often clients that do not read are looked for, in milliseconds. */
@@ -284,8 +285,11 @@ export class GrpcServer extends ServerGrpc {
     listening.prependListener('stream', (_, headers) => {
       if (isBeyondTimers(headers['grpc-timeout'])) delete headers['grpc-timeout'];
     });
-    listening.on('stream', (stream, headers) => {
-      if (!headers[':path']?.startsWith(`/${this.serviceName}/`)) limitBytes(stream, mostOpenBytes);
+    listening.on('session', (session) => {
+      const open = { bytes: 0 };
+      session.on('stream', (stream, headers) => {
+        if (!headers[':path']?.startsWith(`/${this.serviceName}/`)) limitBytes(stream, open);
+      });
     });
     if (this.limits) this.limitClients(listening, this.limits);
   }
@@ -406,14 +410,16 @@ const isBeyondTimers = (timeout: unknown): boolean => {
   return Number(count) * ({ H: 3_600_000, M: 60_000, S: 1_000 }[unit] ?? 0) > longestTimerMs;
 };
 
-/** Ends a call whose client sends more than that. */
-const limitBytes = (stream: ServerHttp2Stream, most: number): void => {
+/** Ends a call if its client sends more than it may in all the open calls of the connection. */
+const limitBytes = (stream: ServerHttp2Stream, open: { bytes: number }): void => {
   let bytes = 0;
   // grpc-js has paused the stream already, so that listening does not make it flow.
   stream.on('data', (some: Buffer) => {
     bytes += some.length;
-    if (bytes > most) stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    open.bytes += some.length;
+    if (open.bytes > mostOpenBytes) stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
   });
+  stream.once('close', () => (open.bytes -= bytes));
 };
 
 /**

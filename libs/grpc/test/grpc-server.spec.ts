@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { connect, constants, type Http2Server, type Settings } from 'node:http2';
+import { connect, constants, type ClientHttp2Session, type Http2Server, type Settings } from 'node:http2';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials, status as Code, type Server } from '@grpc/grpc-js';
 import { afterEach, expect, it } from '@jest/globals';
@@ -149,11 +149,18 @@ it('a connection beyond the limit is refused with UNAVAILABLE', async () => {
   expect(await first).toBe('answered');
 });
 
-/** A call on a connection of its own, with what is sent of its message. */
-const begin = (at: string, sent: Buffer, settings: Settings = {}, path = '/probe.Probe/Wait', more: object = {}) => {
+const connectTo = (at: string, settings: Settings = {}): ClientHttp2Session => {
   const client = connect(`http://${at}`, { settings });
   client.on('error', () => undefined);
   closing.push(async () => client.destroy());
+  return client;
+};
+
+/** A call on a connection of its own, with what is sent of its message. */
+const begin = (at: string, sent: Buffer, settings: Settings = {}, path?: string, more?: object) =>
+  beginOn(connectTo(at, settings), sent, path, more);
+
+const beginOn = (client: ClientHttp2Session, sent: Buffer, path = '/probe.Probe/Wait', more: object = {}) => {
   const request = client.request({
     ...{ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' },
     ...more,
@@ -249,6 +256,28 @@ it.each([
   const call = begin(at, sent, { initialWindowSize: 0 }, path);
   await new Promise((resolve) => call.once('close', resolve));
   expect(call.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+});
+
+it('of calls without a key on one connection that together send much, all but one are ended', async () => {
+  const { at } = await start();
+  const client = connectTo(at, { initialWindowSize: 0 });
+  // Empty messages, each of which reflection answers, and nobody reads the answers.
+  const calls = Array.from({ length: 10 }, () => beginOn(client, Buffer.alloc(10_000), reflection));
+  const ended = () => calls.filter((call) => call.closed);
+  await eventually(() => expect(ended()).toHaveLength(calls.length - 1));
+  for (const call of ended()) expect(call.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+});
+
+it('a connection may send any number of calls without a key, one after the other', async () => {
+  const { at } = await start();
+  const client = connectTo(at);
+  for (let count = 0; count < 40; count += 1) {
+    const call = beginOn(client, messageOf(4, 'x'.repeat(1_000)), reflection);
+    await once(call, 'response');
+    call.close(constants.NGHTTP2_CANCEL);
+    await once(call, 'close');
+    expect(call.rstCode).toBe(constants.NGHTTP2_CANCEL);
+  }
 });
 
 it('names whose health was watched are forgotten when nobody watches them any more', async () => {

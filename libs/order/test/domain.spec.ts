@@ -1,6 +1,7 @@
 import { describe, expect, it, jest } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError, orderStatuses, placeOrderRequest, type OrderStatus } from '#contracts';
+import { anybody } from '#security';
 import { independentBits, testSeed } from '#testing';
 import {
   cancelOrder,
@@ -26,6 +27,7 @@ import {
   refusalOf,
   reservationIdOf,
 } from '../src/domain/placement.js';
+import { keyedChange } from '../src/transport/requests.js';
 
 const placedAt = new Date('2026-11-05T12:00:00.000Z');
 const later = new Date('2026-11-05T12:00:01.000Z');
@@ -720,4 +722,11 @@ it('order ids of one millisecond have 74 independent random bits, which do not c
   drawn.mockRestore();
   expect(new Set(ids.map((it) => it.slice(0, 12))).size).toBe(1);
   expect(independentBits(ids)).toBe(74);
+});
+
+it('the key of a hand-over without a reference has the fingerprint that earlier versions stored', () => {
+  const command = { orderId: '0192f0c1-0000-7000-8000-000000000000', lines: [{ product_id: 'mug', quantity: 2 }] };
+  const fingerprint = (asked: object) => keyedChange(anybody, 'fulfil', 'k', asked).fingerprint;
+  expect(fingerprint({ ...command, reference: undefined })).toBe('aa0d1464-0f58-8eee-99a2-64ead8de04a2');
+  expect(fingerprint({ ...command, reference: 'JD0002254' })).not.toBe('aa0d1464-0f58-8eee-99a2-64ead8de04a2');
 });

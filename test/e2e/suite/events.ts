@@ -66,7 +66,8 @@ export const eventTests = (world: World): void => {
       const from = await end();
       const one = await place();
       const other = await place();
-      ok(await world.api.fulfil(one.order_id, { lines: [{ product_id: one.lines[0]!.product_id, quantity: 1 }] }));
+      const parcel = { lines: [{ product_id: one.lines[0]!.product_id, quantity: 1 }], reference: 'JD0002254' };
+      ok(await world.api.fulfil(one.order_id, parcel));
       ok(await world.api.cancel(other.order_id, { reason: 'changed my mind' }));
       const { data, next_cursor } = await eventually(async () => {
         const all = await pages(from, 3);
@@ -78,6 +79,7 @@ export const eventTests = (world: World): void => {
         ]);
         return all;
       });
+      expect(data[2]!.data).toMatchObject({ reference: parcel.reference });
       for (const { order_id } of [one, other]) {
         const ours = data.filter((it) => it.order_id === order_id).map(({ cursor: _, ...event }) => event);
         expect(ours).toEqual(fromHistory(order_id, await world.api.history(order_id)));
