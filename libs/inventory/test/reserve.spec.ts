@@ -303,6 +303,9 @@ it('tenants with the same product and reservation ids are kept apart', async () 
   expect(await stockOf('shared')).toMatchObject({ reserved: 2 });
   expect(await stockOf('shared', other)).toMatchObject({ reserved: 0 });
   expect(await inventory.settleStock.execute(tenant, [release])).toMatchObject({ applied: 1, repeated: 0 });
+
+  await stocked(inventory, tenant, { own: 1 });
+  expect(await outcomes(inventory, other, [reservation({ own: 1 })])).toEqual(['unknown-product']);
 });
 
 it('the largest batch is decided with a query plan made for small ones on empty tables', async () => {
