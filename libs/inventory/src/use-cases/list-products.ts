@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Product } from '#contracts';
+import { pageById, type PageById } from './page-by-id.js';
 
 export abstract class ProductList {
   /** At most `limit` products in the order of their ids, those after `after`. */
@@ -11,14 +12,7 @@ export abstract class ProductList {
 export class ListProducts {
   constructor(private readonly list: ProductList) {}
 
-  async execute(
-    tenant: string,
-    after: string | undefined,
-    limit: number,
-  ): Promise<{ data: Product[]; last: string | null }> {
-    // One more than asked for tells whether there is a next page.
-    const found = await this.list.page(tenant, after, limit + 1);
-    const data = found.slice(0, limit);
-    return { data, last: found.length > limit ? (data.at(-1)?.product_id ?? null) : null };
+  execute(tenant: string, after: string | undefined, limit: number): Promise<PageById<Product>> {
+    return pageById((most) => this.list.page(tenant, after, most), limit);
   }
 }

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { Stock } from '#contracts';
+import { pageById, type PageById } from './page-by-id.js';
 
 export abstract class StockList {
   /** The stock of at most `limit` products in the order of their ids, those after `after`. */
@@ -11,14 +12,7 @@ export abstract class StockList {
 export class ListStock {
   constructor(private readonly list: StockList) {}
 
-  async execute(
-    tenant: string,
-    after: string | undefined,
-    limit: number,
-  ): Promise<{ data: Stock[]; last: string | null }> {
-    // One more than asked for tells whether there is a next page.
-    const found = await this.list.page(tenant, after, limit + 1);
-    const data = found.slice(0, limit);
-    return { data, last: found.length > limit ? (data.at(-1)?.product_id ?? null) : null };
+  execute(tenant: string, after: string | undefined, limit: number): Promise<PageById<Stock>> {
+    return pageById((most) => this.list.page(tenant, after, most), limit);
   }
 }
