@@ -1,4 +1,4 @@
-import { constants, type Http2Server, type ServerHttp2Stream } from 'node:http2';
+import { constants, type Http2Server, type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2';
 import {
   Server,
   ServerCredentials,
@@ -61,9 +61,14 @@ const saidEveryMs = 10_000;
 /** The longest time that a timer of Node can wait, in milliseconds. */
 const longestTimerMs = 2 ** 31 - 1;
 /**
- * How much a client may send on one connection in open calls of health and reflection, which anybody may call. What it sends
- * is kept while a stream is open, and reflection keeps an answer for each request, of some fifty times its size,
- * whether the client reads it or not.
+ * The largest header list of a call. Node has no limit until the client has acknowledged one, and HPACK repeats four
+ * kilobytes in one byte: one connection without a key that sent 250 KB had 400 MB kept.
+ */
+const mostHeaderBytes = 16_384;
+/**
+ * How much a client may send on one connection in open calls of health and reflection, headers included, which anybody may
+ * call. What it sends is kept while a stream is open, and reflection keeps an answer for each request, of some fifty times
+ * its size, whether the client reads it or not.
  */
 const mostOpenBytes = 16_384;
 /** How often clients that do not read are looked for, in milliseconds. */
@@ -281,14 +286,26 @@ export class GrpcServer extends ServerGrpc {
 
   /** grpc-js has no options for this. */
   private guard(listening: Http2Server): void {
+    const refused = new WeakSet<ServerHttp2Stream>();
     // Before grpc-js reads the headers.
-    listening.prependListener('stream', (_, headers) => {
+    listening.prependListener('stream', (stream, headers) => {
       if (isBeyondTimers(headers['grpc-timeout'])) delete headers['grpc-timeout'];
+      if (bytesOf(headers) > mostHeaderBytes) {
+        refused.add(stream);
+        // grpc-js would copy them, which takes much longer than to send them.
+        for (const name of Object.keys(headers)) if (!/^:|^content-type$/.test(name)) delete headers[name];
+      }
+      // A refused call is not kept until its client has sent the message.
+      stream.once('finish', () => {
+        if (!stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+      });
     });
     listening.on('session', (session) => {
       const open = { bytes: 0 };
+      // After grpc-js, which would fail with a stream that is closed.
       session.on('stream', (stream, headers) => {
-        if (!headers[':path']?.startsWith(`/${this.serviceName}/`)) limitBytes(stream, open);
+        if (refused.has(stream)) stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+        else if (!headers[':path']?.startsWith(`/${this.serviceName}/`)) limitBytes(stream, bytesOf(headers), open);
       });
     });
     if (this.limits) this.limitClients(listening, this.limits);
@@ -410,16 +427,29 @@ const isBeyondTimers = (timeout: unknown): boolean => {
   return Number(count) * ({ H: 3_600_000, M: 60_000, S: 1_000 }[unit] ?? 0) > longestTimerMs;
 };
 
+/** The size of a header list (RFC 9113, 6.5.2). */
+const bytesOf = (headers: IncomingHttpHeaders): number =>
+  Object.entries(headers).reduce((sum, [name, value]) => sum + name.length + String(value).length + 32, 0);
+
 /** Ends a call if its client sends more than it may in all the open calls of the connection. */
-const limitBytes = (stream: ServerHttp2Stream, open: { bytes: number }): void => {
+const limitBytes = (stream: ServerHttp2Stream, headerBytes: number, open: { bytes: number }): void => {
   let bytes = 0;
+  const release = (): void => {
+    open.bytes -= bytes;
+    bytes = 0;
+  };
+  const count = (more: number): void => {
+    bytes += more;
+    open.bytes += more;
+    if (open.bytes <= mostOpenBytes) return;
+    stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    // At once, so that it does not end calls that began before it.
+    release();
+  };
+  stream.once('close', release);
   // grpc-js has paused the stream already, so that listening does not make it flow.
-  stream.on('data', (some: Buffer) => {
-    bytes += some.length;
-    open.bytes += some.length;
-    if (open.bytes > mostOpenBytes) stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-  });
-  stream.once('close', () => (open.bytes -= bytes));
+  stream.on('data', (some: Buffer) => count(some.length));
+  count(headerBytes);
 };
 
 /**

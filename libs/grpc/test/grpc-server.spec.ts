@@ -156,6 +156,9 @@ const connectTo = (at: string, settings: Settings = {}): ClientHttp2Session => {
   return client;
 };
 
+const reflection = '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo';
+const healthWatch = '/grpc.health.v1.Health/Watch';
+
 /** A call on a connection of its own, with what is sent of its message. */
 const begin = (at: string, sent: Buffer, settings: Settings = {}, path?: string, more?: object) =>
   beginOn(connectTo(at, settings), sent, path, more);
@@ -178,6 +181,24 @@ it('a caller without a key is refused before its message has arrived', async () 
   const [headers] = (await once(begin(at, unfinished), 'response')) as [Record<string, string>];
   expect(headers['grpc-status']).toBe(String(Code.UNAUTHENTICATED));
 });
+
+it('a refused call ends although its client goes on sending', async () => {
+  const { at } = await start({}, new Authenticator({ ADMIN_KEY: ['k'.repeat(32)] }));
+  const call = begin(at, unfinished.subarray(0, 100));
+  await once(call, 'close');
+  expect(call.rstCode).toBe(constants.NGHTTP2_NO_ERROR);
+});
+
+it.each([healthWatch, '/probe.Probe/Wait', '/no.Service/Method'])(
+  'a call with more than 16 KiB of headers is ended: %s',
+  async (path) => {
+    const { at } = await start();
+    const more = { a: Array<string>(10).fill('v'.repeat(2_000)) };
+    const call = begin(at, Buffer.alloc(5), {}, path, more);
+    await new Promise((resolve) => call.once('close', resolve));
+    expect(call.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  },
+);
 
 it('a call whose message does not arrive in time is cancelled', async () => {
   const { at } = await start({ requestMs: 500 });
@@ -236,9 +257,6 @@ it.each(['596H', '597H', '720H', '99999999H', '2147484S', '35792M'])(
   },
 );
 
-const reflection = '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo';
-const healthWatch = '/grpc.health.v1.Health/Watch';
-
 /** A message with one string. */
 const messageOf = (id: number, value: string): Buffer => {
   const [head, bytes] = [Buffer.alloc(5), Buffer.from(value)];
@@ -266,6 +284,15 @@ it('of calls without a key on one connection that together send much, all but on
   const ended = () => calls.filter((call) => call.closed);
   await eventually(() => expect(ended()).toHaveLength(calls.length - 1));
   for (const call of ended()) expect(call.rstCode).toBe(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+});
+
+it('of calls without a key on one connection, so many are ended that the headers of the others are small', async () => {
+  const { at, server } = await start();
+  const client = connectTo(at);
+  const more = { a: 'v'.repeat(3_000) };
+  const calls = Array.from({ length: 20 }, () => beginOn(client, Buffer.alloc(5), healthWatch, more));
+  await eventually(() => expect(calls.filter((call) => call.closed)).toHaveLength(calls.length - 4));
+  expect(server['endless'].size).toBe(4);
 });
 
 it('a connection may send any number of calls without a key, one after the other', async () => {
