@@ -105,6 +105,37 @@ describe('a request', () => {
     expect(server.heard).toHaveLength(1);
   });
 
+  const elsewhere: [string, Scripted, object][] = [
+    [
+      'a redirect, which would make a POST a GET',
+      (response) => response.writeHead(301, { location: 'https://example.com/orders' }).end(),
+      { status: 301, code: 'http-301', detail: expect.stringContaining('to: https://example.com/orders') },
+    ],
+    [
+      'a web page',
+      (response) => response.writeHead(200, { 'content-type': 'text/html' }).end('<h1>Welcome</h1>'),
+      { status: 200, code: 'http-200', detail: expect.stringContaining('to: <h1>Welcome</h1>') },
+    ],
+    [
+      'an empty answer',
+      (response) => response.writeHead(201).end(),
+      { status: 201, code: 'http-201', detail: expect.stringContaining('to: Created') },
+    ],
+  ];
+
+  it.each(elsewhere)('fails at once if something other than the API answers: %s', async (_, answer, expected) => {
+    const asks = [
+      () => cleave.orders.place(order),
+      () => cleave.orders.list().page(),
+      () => cleave.events.follow().next(),
+    ];
+    for (const ask of asks) {
+      server.answers(answer, answer);
+      await expect(ask()).rejects.toMatchObject({ name: 'CleaveApiError', tries: 1, ...expected });
+      expect(server.heard).toHaveLength(1);
+    }
+  });
+
   it('to delete succeeds if a retry finds nothing, and fails if the first attempt finds nothing', async () => {
     const gone = problem(404, 'webhook-endpoint-not-found');
     server.answers(dropped, gone);
@@ -224,7 +255,7 @@ describe('invalid input', () => {
     );
   });
 
-  it.each(['', '.', '..'])('is refused at once: an id that would change the path, "%s"', (id) => {
+  it.each(['', '.', '..', '\ud800'])('is refused at once: an id that cannot be in the path, "%s"', (id) => {
     for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
       expect(ask).toThrow(TypeError);
   });

@@ -117,8 +117,11 @@ const methodOf = (transport: Transport, id: OperationId) => {
   };
 };
 
-/** Without its id, a path would lead to another resource; so it would with `.` or `..`, however they are encoded. */
+/**
+ * Without its id, a path would lead to another resource; so it would with `.` or `..`, however they are encoded. A lone
+ * surrogate cannot be encoded at all.
+ */
 const idIn = (path: string, id: unknown): string | number => {
-  if (typeof id === 'number' || (typeof id === 'string' && !/^\.{0,2}$/.test(id))) return id;
+  if (typeof id === 'number' || (typeof id === 'string' && !/^\.{0,2}$|\p{Surrogate}/u.test(id))) return id;
   throw new TypeError(`${path} needs an id, not ${JSON.stringify(id)}`);
 };

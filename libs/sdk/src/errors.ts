@@ -53,12 +53,13 @@ export class CleaveApiError extends Error {
   }
 }
 
-/** The error for a response that is not successful. */
+/** The error for a response that is not successful, or that is not one of the API. */
 export const errorOf = async (response: Response, tries: number): Promise<CleaveApiError> => {
   const text = await response.text();
   const problem = objectIn(text);
   const { status, headers } = response;
-  const detail = problem.detail ?? (text === '' ? response.statusText : text.slice(0, 500));
+  const said = headers.get('location') ?? (text === '' ? response.statusText : text.slice(0, 500));
+  const detail = problem.detail ?? (status < 400 ? `The base URL does not lead to the API, but to: ${said}` : said);
   return new CleaveApiError(problem.code ?? `http-${status}`, detail, tries, { status, headers, problem });
 };
 

@@ -16,7 +16,7 @@ const silenceMs = 30_000;
 
 /** Errors that trying again cannot solve. */
 const isFinal = ({ status }: CleaveApiError): boolean =>
-  status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 429;
+  status !== undefined && status < 500 && status !== 408 && status !== 429;
 
 /**
  * Every event from `after` on, each once and in order, as it happens. It reconnects whenever the connection breaks. It
@@ -56,7 +56,8 @@ async function* connection(
   alarm.windUp(silenceMs);
   const headers = { accept: 'text/event-stream', ...(after !== undefined && { 'last-event-id': after }) };
   const response = await transport.fetch({ id: 'listEvents' }, headers, alarm.signal);
-  if (!response.ok) throw await errorOf(response, 1);
+  const isStream = response.headers.get('content-type')?.startsWith('text/event-stream');
+  if (!response.ok || !isStream) throw await errorOf(response, 1);
   if (response.body === null) return;
   for await (const data of eventData(response.body, () => alarm.windUp(silenceMs)))
     yield JSON.parse(data) as OrderEvent;

@@ -103,7 +103,9 @@ export class Transport {
     try {
       alarm.windUp(timeoutMs);
       const response = await this.fetch(call, headers, alarm.signal);
-      return response.ok ? { response, body: await bodyOf(response) } : await errorOf(response, tries);
+      return isAnswerTo(call.id, response)
+        ? { response, body: await bodyOf(response) }
+        : await errorOf(response, tries);
     } catch (error) {
       signal?.throwIfAborted();
       return noAnswer(error, tries);
@@ -122,6 +124,8 @@ export class Transport {
       method,
       headers: { ...headers, ...(key !== undefined && { authorization: `Bearer ${key}` }) },
       ...(call.body !== undefined && { body: JSON.stringify(call.body) }),
+      // Followed, most redirects turn a POST into a GET: an order would seem to be placed.
+      redirect: 'manual',
       signal,
     });
   }
@@ -150,10 +154,16 @@ const queryOf = (query: Record<string, unknown> = {}): string => {
   return given.size === 0 ? '' : `?${given}`;
 };
 
+const isJson = (response: Response): boolean => response.headers.get('content-type')?.includes('json') ?? false;
+
+/** Whether it is what the operation answers: a web page of something else may have the status 200 too. */
+const isAnswerTo = (id: OperationId, response: Response): boolean =>
+  response.ok && (response.status === 204 || id === 'getMetrics' || isJson(response));
+
 const bodyOf = async (response: Response): Promise<unknown> => {
   const text = await response.text();
-  if (text === '') return undefined;
-  return response.headers.get('content-type')?.includes('json') ? JSON.parse(text) : text;
+  if (response.status === 204) return undefined;
+  return isJson(response) ? JSON.parse(text) : text;
 };
 
 /** `fetch failed` hides the reason in its cause; for a name with several addresses, in the errors of its cause. */
