@@ -411,6 +411,18 @@ describe('events over gRPC', () => {
     }
   });
 
+  it('tell the reference of a hand-over', async () => {
+    const { order_id } = await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(await shelf.product()));
+    const before = (await read()).at(-1)!.cursor;
+    ok(await rest.fulfil(order_id, { reference: 'JD0002254' }));
+    const stream = grpc.stream('WatchEvents', { after: before });
+    expect(await stream.next()).toMatchObject({
+      ...{ type: 'order.fulfilled', order_id, status: 'ORDER_STATUS_FULFILLED' },
+      data: { fields: { reference: { stringValue: 'JD0002254' } } },
+    });
+    stream.call.cancel();
+  });
+
   it('are streamed to at most 100 clients, and a cancelled stream frees its place', async () => {
     await rest.placed(oneOf(await shelf.product()));
     const after = (await read()).at(-2)!.cursor;

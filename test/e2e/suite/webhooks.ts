@@ -37,6 +37,20 @@ export const webhookTests = (world: World): void => {
       expect((await deliveries()).length).toBe(receiver.told.size);
     });
 
+    it('tell the reference of a hand-over', async () => {
+      const product_id = await world.api.product();
+      const { order_id } = await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });
+      ok(await world.api.fulfil(order_id, { reference: 'JD0002254' }));
+      const { delivery_id } = await eventually(async () => {
+        const fulfilled = (await deliveries()).find(({ type }) => type === 'order.fulfilled');
+        expect(fulfilled).toBeDefined();
+        return fulfilled!;
+      });
+      expect(ok(await world.api.get(`/webhook-deliveries/${delivery_id}`))).toMatchObject({
+        payload: { type: 'order.fulfilled', data: { order_id, details: { reference: 'JD0002254' } } },
+      });
+    });
+
     it('keep a log of attempts, and can be redelivered', async () => {
       const product_id = await world.api.product();
       const { order_id } = await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });
