@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { adjustmentKinds, orderStatuses } from '#contracts';
 import { eventually, testDatabase } from '#testing';
 import pg from 'pg';
 import { AppProcess } from '../support/app-process.js';
@@ -118,6 +119,18 @@ describe('an order over gRPC', () => {
       return found;
     });
     expect(got.metadata).toEqual(placed.metadata);
+  });
+
+  it('has each status and kind of adjustment of REST', () => {
+    // Names that are not in the .proto are not encoded.
+    const encoded = [
+      ...orderStatuses.map((it) => bytesOf('ListOrders', { status: named(it, 'ORDER_STATUS_') })),
+      ...adjustmentKinds.map((it) => bytesOf('PlaceOrder', { adjustments: [{ kind: named(it, 'ADJUSTMENT_KIND_') }] })),
+    ].map((it) => it.toString('hex'));
+    const nothing = [bytesOf('ListOrders', {}), bytesOf('PlaceOrder', { adjustments: [{}] })].map((it) =>
+      it.toString('hex'),
+    );
+    expect(new Set([...encoded, ...nothing]).size).toBe(encoded.length + nothing.length);
   });
 
   it('is logged with method, duration and outcome, and a refusal is counted under its error code', async () => {
