@@ -112,6 +112,9 @@ describe('the methods of the client', () => {
     });
     await expect(cleave.cache.get({ key: 'k' })).rejects.toMatchObject({ code: 'http-404', status: 404 });
     await expect(cleave.orders.get('o')).rejects.toMatchObject({ code: 'http-502', detail: '<h1>Bad gateway</h1>' });
+    server.answers({ status: 304 });
+    const unchanged = cleave.orders.get('o', { headers: { 'If-None-Match': '"v1"' } });
+    await expect(unchanged).rejects.toMatchObject({ code: 'http-304', detail: 'Not Modified' });
   });
 
   it('read a list page by page, and no further than the caller iterates', async () => {

@@ -59,7 +59,9 @@ export const errorOf = async (response: Response, tries: number): Promise<Cleave
   const problem = objectIn(text);
   const { status, headers } = response;
   const said = headers.get('location') ?? (text === '' ? response.statusText : text.slice(0, 500));
-  const detail = problem.detail ?? (status < 400 ? `The base URL does not lead to the API, but to: ${said}` : said);
+  // 304 is an answer of the API, to a caller that sent `If-None-Match`.
+  const isElsewhere = status < 400 && status !== 304;
+  const detail = problem.detail ?? (isElsewhere ? `The base URL does not lead to the API, but to: ${said}` : said);
   return new CleaveApiError(problem.code ?? `http-${status}`, detail, tries, { status, headers, problem });
 };
 
