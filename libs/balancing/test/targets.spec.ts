@@ -1,4 +1,4 @@
-import { setTimeout } from 'node:timers/promises';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import { Targets, type Instance } from '#balancing';
 import { eventually } from '#testing';
@@ -176,6 +176,69 @@ describe('an instance that fails every call', () => {
     expect(targets.states).toEqual({ ready: 1, ejected: 1 });
     targets.close();
   });
+});
+
+it('no call fails when two of four instances stop before anybody has probed the other two, which are back', async () => {
+  const hosts = ['127.0.0.1', '127.0.0.2', '127.0.0.3', '127.0.0.4'];
+  const leaving = new Map<string, () => void>();
+  const up = new Set(hosts);
+  let refusedProbes = 0;
+  const targets = new Targets({
+    name: 'order',
+    at: hosts.map((host) => ({ host, port: 1 })),
+    instanceAt: (_place, address, leave) => {
+      leaving.set(address, leave);
+      const probe = async (): Promise<void> => {
+        if (up.has(address)) return;
+        refusedProbes += 1;
+        throw new Error('it is not there');
+      };
+      return Object.assign(new Silent(address), { probe });
+    },
+  });
+  const isAnswered = (): boolean => {
+    const attempts = targets.attempts(false);
+    for (;;) {
+      const attempt = attempts.next();
+      const outcome = up.has(attempt.instance.address) ? 'answered' : 'not-sent';
+      attempt.end(outcome);
+      if (outcome === 'answered') return true;
+      if (!attempts.another(outcome)) return false;
+    }
+  };
+  const stop = (stopped: string[]): void => {
+    for (const host of stopped) leaving.get(host)!();
+    for (const host of stopped) up.delete(host);
+  };
+  stop(hosts.slice(0, 2));
+  // Until the pauses between the probes have grown to a second or so.
+  await eventually(async () => expect(refusedProbes).toBeGreaterThan(6));
+  for (const host of hosts.slice(0, 2)) up.add(host);
+  stop(hosts.slice(2));
+  let failed = 0;
+  for (let count = 0; count < 500; count += 1) {
+    if (!isAnswered()) failed += 1;
+    await setImmediate();
+  }
+  expect(failed).toBe(0);
+  expect(targets.states).toEqual({ ready: 2, ejected: 2 });
+  targets.close();
+});
+
+it('a call is refused if all ready instances are full, rather than sent to an ejected one', () => {
+  const targets = new Targets({
+    name: 'order',
+    at: ['127.0.0.1', '127.0.0.2'].map((host) => ({ host, port: 1 })),
+    instanceAt: (_place, address) => Object.assign(new Silent(address), { probe: () => new Promise<void>(() => {}) }),
+    maxInFlight: 2,
+  });
+  const gone = targets.attempts(false).next();
+  gone.end('lost');
+  for (let count = 0; count < 2; count += 1)
+    expect(targets.attempts(false).next().instance.address).not.toBe(gone.instance.address);
+  expect(() => targets.attempts(false).next()).toThrow(expect.objectContaining({ code: 'unavailable' }));
+  expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+  targets.close();
 });
 
 it.each(['not-sent', 'full'] as const)(
