@@ -1,3 +1,4 @@
+import type { LookupAddress, LookupAllOptions } from 'node:dns';
 import { lookup as systemLookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
@@ -17,6 +18,8 @@ export interface Place {
 
 /** Resolves a host name to its addresses. */
 export type Lookup = (host: string) => Promise<readonly string[]>;
+
+type SystemLookup = (host: string, options: LookupAllOptions) => Promise<LookupAddress[]>;
 
 export interface TargetsOptions<P extends Place, I extends Instance> {
   /** The name of the service, for the log and the metrics. */
@@ -38,11 +41,19 @@ export class NoAddress extends Error {
   override readonly name = 'NoAddress';
 }
 
-/** One family only, preferably IPv4: an instance on both must not count twice, nor one on IPv4 alone fail on IPv6. */
-export const addressesOf: Lookup = async (host) => {
-  const found = await systemLookup(host, { all: true });
-  const some = found.filter(({ family }) => family === 4);
-  return (some.length > 0 ? some : found).map(({ address }) => address);
+/**
+ * One family only, preferably IPv4: an instance on both must not count twice, nor one on IPv4 alone fail on IPv6. Asked for
+ * both families when the DNS server fails for IPv4, glibc returns the IPv6 addresses alone, without an error.
+ *
+ * @param lookup the system's resolver
+ */
+export const addressesOf = async (host: string, lookup: SystemLookup = systemLookup): Promise<readonly string[]> => {
+  const of = async (family: 4 | 6): Promise<string[]> =>
+    (await lookup(host, { all: true, family })).map(({ address }) => address);
+  return of(4).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'EAI_AGAIN') throw error;
+    return of(6);
+  });
 };
 
 const standardLookupMs = 5_000;

@@ -1,6 +1,6 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
-import { Targets, type Instance } from '#balancing';
+import { Targets, addressesOf, type Instance } from '#balancing';
 import { eventually } from '#testing';
 
 class Silent implements Instance {
@@ -29,6 +29,40 @@ it('a host name whose lookup hangs does not delay the others, at the start or la
   addresses = ['127.0.0.2'];
   await eventually(async () => expect(known()).toEqual(['127.0.0.2']));
   targets.close();
+});
+
+describe('a host name with addresses of both families', () => {
+  const failure = (code: string) => Object.assign(new Error(`getaddrinfo ${code} order.test`), { code });
+
+  /** The answers of glibc 2.36 for one address of each family, and the given failure of the DNS server for IPv4. */
+  const lookUp = (host: string, failureOf4 = '') =>
+    addressesOf(host, async (_host, { family }) => {
+      if (family === 4 && failureOf4 !== '') throw failure(failureOf4);
+      const four = { address: '127.0.0.1', family: 4 };
+      const six = { address: '::1', family: 6 };
+      if (family === 4) return [four];
+      return family === 6 || failureOf4 !== '' ? [six] : [six, four];
+    });
+
+  it('stands for its IPv4 addresses, or for the others if it has none', async () => {
+    expect(await lookUp('order.test')).toEqual(['127.0.0.1']);
+    expect(await lookUp('order.test', 'ENOTFOUND')).toEqual(['::1']);
+  });
+
+  it('keeps its IPv4 addresses while the DNS server answers for IPv6 alone', async () => {
+    let failureOf4 = '';
+    const targets = new Targets({
+      name: 'order',
+      at: [{ host: 'order.test', port: 1 }],
+      instanceAt: (_place, address) => new Silent(address),
+      lookup: (host) => lookUp(host, failureOf4),
+    });
+    const current = async () => (await targets.current()).map(([address]) => address);
+    expect(await current()).toEqual(['127.0.0.1:1']);
+    failureOf4 = 'EAI_AGAIN';
+    expect(await current()).toEqual(['127.0.0.1:1']);
+    targets.close();
+  });
 });
 
 it('the current addresses are looked up anew, however recent the last lookup is', async () => {
