@@ -264,6 +264,15 @@ describe('an answer', () => {
     expect(order.received).toHaveLength(1);
   });
 
+  it('with the status 304 keeps the Content-Length of the answer that was not sent, and does not break the connection', async () => {
+    order.answer = (_request, response) =>
+      void response.writeHead(304, { etag: '"v1"', 'content-length': '1234' }).end();
+    const request = requestBytes('GET /orders/1').toString().replace('connection: close\r\n', '');
+    const answer = await raw(gateway.url, Buffer.concat([Buffer.from(request), requestBytes('GET /orders/2')]));
+    expect([answer.status, answer.headers['etag'], answer.headers['content-length']]).toEqual([304, '"v1"', '1234']);
+    expect(answer.body).toMatch(/^HTTP\/1.1 304 /);
+  });
+
   it('to HEAD keeps its Content-Length', async () => {
     order.answer = (_request, response) => void response.writeHead(200, { 'content-length': '1234' }).end();
     const answer = await fetch(`${gateway.url}/orders/1`, { method: 'HEAD' });

@@ -67,6 +67,7 @@ export class Target<I extends Instance> implements Candidate {
   private failedInARow = 0;
   private pause: IBackoff<unknown> | undefined;
   private probing: AbortController | undefined;
+  private pausing: AbortController | undefined;
   private ejection: Ejection | undefined;
   private isRetired = false;
 
@@ -116,6 +117,11 @@ export class Target<I extends Instance> implements Candidate {
     this.isRetired = true;
     this.probing?.abort();
     if (this.inFlight + this.beingRead === 0) this.instance.close();
+  }
+
+  /** Ends the pause before the next probe, if there is one. */
+  probeNow(): void {
+    this.pausing?.abort();
   }
 
   private closeIfDone(): void {
@@ -190,7 +196,9 @@ export class Target<I extends Instance> implements Candidate {
   private async probeUntilBack(stopped: AbortSignal): Promise<void> {
     while (!stopped.aborted) {
       this.pause = (this.pause ?? pauses).next(undefined);
-      await setTimeout(this.pause.duration, undefined, { signal: stopped, ref: false }).catch(() => undefined);
+      this.pausing = new AbortController();
+      const signal = AbortSignal.any([stopped, this.pausing.signal]);
+      await setTimeout(this.pause.duration, undefined, { signal, ref: false }).catch(() => undefined);
       // A lone instance gets calls anyway, which readmit it; after `leaving`, only a probe can tell that it was restarted.
       if (stopped.aborted || !(this.ejection === 'leaving' || this.owner.hasOthers())) continue;
       const isAlive = await this.instance.probe(AbortSignal.any([stopped, AbortSignal.timeout(probeTimeoutMs)])).then(

@@ -1,3 +1,4 @@
+import type { LookupAddress, LookupAllOptions } from 'node:dns';
 import { lookup as systemLookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
@@ -17,6 +18,8 @@ export interface Place {
 
 /** Resolves a host name to its addresses. */
 export type Lookup = (host: string) => Promise<readonly string[]>;
+
+type SystemLookup = (host: string, options: LookupAllOptions) => Promise<LookupAddress[]>;
 
 export interface TargetsOptions<P extends Place, I extends Instance> {
   /** The name of the service, for the log and the metrics. */
@@ -38,15 +41,23 @@ export class NoAddress extends Error {
   override readonly name = 'NoAddress';
 }
 
-/** One family only, preferably IPv4: an instance on both must not count twice, nor one on IPv4 alone fail on IPv6. */
-export const addressesOf: Lookup = async (host) => {
-  const found = await systemLookup(host, { all: true });
-  const some = found.filter(({ family }) => family === 4);
-  return (some.length > 0 ? some : found).map(({ address }) => address);
+/**
+ * One family only, preferably IPv4: an instance on both must not count twice, nor one on IPv4 alone fail on IPv6. Asked for
+ * both families when the DNS server fails for IPv4, glibc returns the IPv6 addresses alone, without an error.
+ *
+ * @param lookup the system's resolver
+ */
+export const addressesOf = async (host: string, lookup: SystemLookup = systemLookup): Promise<readonly string[]> => {
+  const of = async (family: 4 | 6): Promise<string[]> =>
+    (await lookup(host, { all: true, family })).map(({ address }) => address);
+  return of(4).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'EAI_AGAIN') throw error;
+    return of(6);
+  });
 };
 
 const standardLookupMs = 5_000;
-/** Minimum time between lookups, however often all instances fail. */
+/** Minimum time between lookups, and between probes without a pause, however often all instances fail. */
 const leastLookupMs = 500;
 /** Longest time that a call waits for an address. */
 const longestLookupMs = 1_000;
@@ -73,6 +84,7 @@ export class Targets<P extends Place, I extends Instance> {
   private timer: NodeJS.Timeout | undefined;
   private readonly looking = new Map<P, Promise<void>>();
   private lookedAt = Number.NEGATIVE_INFINITY;
+  private probedAt = Number.NEGATIVE_INFINITY;
   private isClosed = false;
 
   constructor(private readonly options: TargetsOptions<P, I>) {
@@ -127,20 +139,22 @@ export class Targets<P extends Place, I extends Instance> {
     return new Attempts(this, mayRepeat);
   }
 
-  /** Picks among the instances that were not tried yet; ejected ones only if there are no others. */
+  /** Picks among the instances that were not tried yet; ejected ones only if there are no others, full or not. */
   pick(tried: readonly Target<I>[]): Target<I> {
     if (this.all.length === 0) throw this.noAddress();
     const [first] = this.all as [Target<I>];
     if (this.all.length === 1 && first.inFlight < this.maxInFlight) return first;
-    const left = this.othersThan(tried);
-    const open = (left.length > 0 ? left : this.all).filter(({ inFlight }) => inFlight < this.maxInFlight);
+    const others = this.othersThan(tried);
+    const left = others.length > 0 ? others : this.all;
+    const ready = left.filter(({ isEjected }) => !isEjected);
+    if (ready.length === 0) this.noneReady();
+    const open = (ready.length > 0 ? ready : left).filter(({ inFlight }) => inFlight < this.maxInFlight);
     if (open.length === 0) {
       this.counts.refusedAsFull += 1;
       const detail = `${this.name} has too many requests in flight; this one was not sent, repeat it shortly`;
       throw new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
     }
-    const ready = open.filter(({ isEjected }) => !isEjected);
-    return this.balance(ready.length > 0 ? ready : open);
+    return this.balance(open);
   }
 
   /** The instances that were not tried yet. */
@@ -148,9 +162,13 @@ export class Targets<P extends Place, I extends Instance> {
     return this.all.filter((target) => !tried.includes(target));
   }
 
-  /** No instance can be reached: the names may have other addresses by now. */
-  allFailed(): void {
-    if (this.names.length > 0 && performance.now() - this.lookedAt > leastLookupMs) void this.lookUp();
+  /** The names may have other addresses by now, and instances that were ejected earlier may be back. */
+  noneReady(): void {
+    const now = performance.now();
+    if (this.names.length > 0 && now - this.lookedAt > leastLookupMs) void this.lookUp();
+    if (now - this.probedAt <= leastLookupMs) return;
+    this.probedAt = now;
+    for (const target of this.all) target.probeNow();
   }
 
   close(): void {
@@ -238,7 +256,7 @@ export class Attempts<I extends Instance> {
   private readonly tried: Target<I>[] = [];
 
   constructor(
-    private readonly targets: Pick<Targets<never, I>, 'pick' | 'othersThan' | 'allFailed' | 'counts' | 'budget'>,
+    private readonly targets: Pick<Targets<never, I>, 'pick' | 'othersThan' | 'noneReady' | 'counts' | 'budget'>,
     private readonly mayRepeat: boolean,
   ) {}
 
@@ -264,7 +282,7 @@ export class Attempts<I extends Instance> {
     const isUnsent = outcome === 'not-sent' || outcome === 'full';
     if (isUnsent) {
       if (others.some(({ isEjected }) => !isEjected)) return true;
-      this.targets.allFailed();
+      this.targets.noneReady();
       if (isFirst && others.length > 0) return true;
     }
     const isSafe = isUnsent || (outcome === 'lost' && this.mayRepeat);

@@ -1,6 +1,6 @@
-import { setTimeout } from 'node:timers/promises';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
-import { Targets, type Instance } from '#balancing';
+import { Targets, addressesOf, type Instance } from '#balancing';
 import { eventually } from '#testing';
 
 class Silent implements Instance {
@@ -29,6 +29,40 @@ it('a host name whose lookup hangs does not delay the others, at the start or la
   addresses = ['127.0.0.2'];
   await eventually(async () => expect(known()).toEqual(['127.0.0.2']));
   targets.close();
+});
+
+describe('a host name with addresses of both families', () => {
+  const failure = (code: string) => Object.assign(new Error(`getaddrinfo ${code} order.test`), { code });
+
+  /** The answers of glibc 2.36 for one address of each family, and the given failure of the DNS server for IPv4. */
+  const lookUp = (host: string, failureOf4 = '') =>
+    addressesOf(host, async (_host, { family }) => {
+      if (family === 4 && failureOf4 !== '') throw failure(failureOf4);
+      const four = { address: '127.0.0.1', family: 4 };
+      const six = { address: '::1', family: 6 };
+      if (family === 4) return [four];
+      return family === 6 || failureOf4 !== '' ? [six] : [six, four];
+    });
+
+  it('stands for its IPv4 addresses, or for the others if it has none', async () => {
+    expect(await lookUp('order.test')).toEqual(['127.0.0.1']);
+    expect(await lookUp('order.test', 'ENOTFOUND')).toEqual(['::1']);
+  });
+
+  it('keeps its IPv4 addresses while the DNS server answers for IPv6 alone', async () => {
+    let failureOf4 = '';
+    const targets = new Targets({
+      name: 'order',
+      at: [{ host: 'order.test', port: 1 }],
+      instanceAt: (_place, address) => new Silent(address),
+      lookup: (host) => lookUp(host, failureOf4),
+    });
+    const current = async () => (await targets.current()).map(([address]) => address);
+    expect(await current()).toEqual(['127.0.0.1:1']);
+    failureOf4 = 'EAI_AGAIN';
+    expect(await current()).toEqual(['127.0.0.1:1']);
+    targets.close();
+  });
 });
 
 it('the current addresses are looked up anew, however recent the last lookup is', async () => {
@@ -176,6 +210,69 @@ describe('an instance that fails every call', () => {
     expect(targets.states).toEqual({ ready: 1, ejected: 1 });
     targets.close();
   });
+});
+
+it('no call fails when two of four instances stop before anybody has probed the other two, which are back', async () => {
+  const hosts = ['127.0.0.1', '127.0.0.2', '127.0.0.3', '127.0.0.4'];
+  const leaving = new Map<string, () => void>();
+  const up = new Set(hosts);
+  let refusedProbes = 0;
+  const targets = new Targets({
+    name: 'order',
+    at: hosts.map((host) => ({ host, port: 1 })),
+    instanceAt: (_place, address, leave) => {
+      leaving.set(address, leave);
+      const probe = async (): Promise<void> => {
+        if (up.has(address)) return;
+        refusedProbes += 1;
+        throw new Error('it is not there');
+      };
+      return Object.assign(new Silent(address), { probe });
+    },
+  });
+  const isAnswered = (): boolean => {
+    const attempts = targets.attempts(false);
+    for (;;) {
+      const attempt = attempts.next();
+      const outcome = up.has(attempt.instance.address) ? 'answered' : 'not-sent';
+      attempt.end(outcome);
+      if (outcome === 'answered') return true;
+      if (!attempts.another(outcome)) return false;
+    }
+  };
+  const stop = (stopped: string[]): void => {
+    for (const host of stopped) leaving.get(host)!();
+    for (const host of stopped) up.delete(host);
+  };
+  stop(hosts.slice(0, 2));
+  // Until the pauses between the probes have grown to a second or so.
+  await eventually(async () => expect(refusedProbes).toBeGreaterThan(6));
+  for (const host of hosts.slice(0, 2)) up.add(host);
+  stop(hosts.slice(2));
+  let failed = 0;
+  for (let count = 0; count < 500; count += 1) {
+    if (!isAnswered()) failed += 1;
+    await setImmediate();
+  }
+  expect(failed).toBe(0);
+  expect(targets.states).toEqual({ ready: 2, ejected: 2 });
+  targets.close();
+});
+
+it('a call is refused if all ready instances are full, rather than sent to an ejected one', () => {
+  const targets = new Targets({
+    name: 'order',
+    at: ['127.0.0.1', '127.0.0.2'].map((host) => ({ host, port: 1 })),
+    instanceAt: (_place, address) => Object.assign(new Silent(address), { probe: () => new Promise<void>(() => {}) }),
+    maxInFlight: 2,
+  });
+  const gone = targets.attempts(false).next();
+  gone.end('lost');
+  for (let count = 0; count < 2; count += 1)
+    expect(targets.attempts(false).next().instance.address).not.toBe(gone.instance.address);
+  expect(() => targets.attempts(false).next()).toThrow(expect.objectContaining({ code: 'unavailable' }));
+  expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+  targets.close();
 });
 
 it.each(['not-sent', 'full'] as const)(

@@ -252,6 +252,7 @@ const addressIn = (path: string): string => decodeURIComponent(path.split('?', 1
 const codesOfCaller = new Set<unknown>([
   ...['UND_ERR_ABORTED', 'UND_ERR_DESTROYED', 'UND_ERR_CLOSED', 'UND_ERR_INVALID_ARG', 'UND_ERR_NOT_SUPPORTED'],
 ]);
+const isOfOtherLength = (error: NodeJS.ErrnoException): boolean => error.code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH';
 const codesOfTime = new Set<unknown>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT']);
 
 /** One request, with its attempts on one instance or several. */
@@ -293,9 +294,15 @@ class BalancedRequest {
     const attempt = this.attempts.next();
     const { instance } = attempt;
     let isSent = false;
+    let isNotModified = false;
     let outcome: Outcome | undefined;
     /** What to do instead of passing the answer on. */
     let insteadOfAnswer: (() => void) | undefined;
+    const end = (controller: Dispatcher.DispatchController, trailers: Record<string, string | string[]>): void => {
+      attempt.end(outcome ?? 'answered');
+      if (insteadOfAnswer) insteadOfAnswer();
+      else handler.onResponseEnd?.(controller, trailers);
+    };
     instance.pool.dispatch(this.optionsFor(instance), {
       onRequestStart: (controller, context) => {
         isSent = true;
@@ -306,6 +313,7 @@ class BalancedRequest {
       onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
       onResponseStart: (controller, status, headers, message) => {
         if (status >= 200) this.unanswered = undefined;
+        isNotModified = status === 304;
         const told = outcomeIn(status, headers);
         if (told === 'full') {
           outcome = told;
@@ -326,13 +334,11 @@ class BalancedRequest {
       onResponseData: (controller, chunk) => {
         if (!insteadOfAnswer) handler.onResponseData?.(controller, chunk);
       },
-      onResponseEnd: (controller, trailers) => {
-        attempt.end(outcome ?? 'answered');
-        if (insteadOfAnswer) return insteadOfAnswer();
-        handler.onResponseEnd?.(controller, trailers);
-      },
+      onResponseEnd: end,
       onResponseError: (controller, error) => {
         this.unanswered = undefined;
+        // A 304 may have the length that the answer to an unconditional request would have (RFC 9110, 8.6).
+        if (isNotModified && isOfOtherLength(error)) return end(controller, {});
         const failed = outcomeOf(error, isSent);
         attempt.end(failed);
         if (insteadOfAnswer && failed !== 'given-up') return insteadOfAnswer();
