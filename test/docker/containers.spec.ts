@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import { parse } from 'yaml';
+import { commandsIn } from '../support/runbooks.js';
 import { compose, composeIn, type Compose, type Service } from './compose.js';
 import { faultsOf, unreadBy } from './faults.js';
 
@@ -210,6 +211,28 @@ describe('the services', () => {
     // `migrate` is a job, which is not in the compose files.
     started.push('dist/apps/migrate/src/main.js');
     expect(started.sort()).toEqual(apps.map((app) => `dist/apps/${app}/src/main.js`).sort());
+  });
+
+  it('are named as in the commands of docs/operations.md', () => {
+    const commands = commandsIn('With Compose', 'sh').join('').split('\n');
+    const named = commands.flatMap((it) => /^docker compose (?:stop|exec -T|run --rm) (\S+)/.exec(it)?.[1] ?? []);
+    expect(new Set(named)).toEqual(new Set(['monolith', 'postgres']));
+    expect(Object.keys(monolith().services)).toEqual(expect.arrayContaining(named));
+    const url = (monolith().services['monolith'] as Service).environment!['DATABASE_URL'];
+    expect(url).toMatch(/^postgres:\/\/cleave:.*\/cleave$/);
+    const [, section] = read('docs/operations.md').split('\n## With Compose\n');
+    const [stopped, migrated] = [...section!.matchAll(/`((?:[a-z]+ ){3,}[a-z]+)`/g)].map(([, names]) =>
+      names!.split(' '),
+    );
+    expect(stopped!.sort()).toEqual(
+      ours(split())
+        .map(([name]) => name)
+        .sort(),
+    );
+    const owners = ours(split()).filter(
+      ([name, { environment }]) => environment![`${name.toUpperCase()}_DATABASE_URL`],
+    );
+    expect(migrated!.sort()).toEqual(owners.map(([name]) => name).sort());
   });
 
   it('use a single queue in the split over Redis', () => {

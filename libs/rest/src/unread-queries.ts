@@ -1,6 +1,6 @@
 import type { FastifyInstance, onRequestHookHandler } from 'fastify';
 import { isRead } from './endpoint.js';
-import { invalid } from './valid.js';
+import { invalid, unknownParameter } from './valid.js';
 
 /**
  * Refuses a change with a query string if its `@Endpoint` reads none: a caller who puts a namespace or an idempotency key
@@ -18,5 +18,5 @@ export const refuseUnreadQueries = (fastify: FastifyInstance): void => {
 const refuseQuery: onRequestHookHandler = ({ query }, _reply, done) => {
   const names = Object.keys(query as object);
   if (names.length === 0) return done();
-  done(invalid(names.map((path) => ({ path, message: 'is not a known member: this operation takes no query' }))));
+  done(invalid(names.map((path) => ({ path, message: `${unknownParameter}: this operation takes no query` }))));
 };

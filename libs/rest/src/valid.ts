@@ -20,9 +20,16 @@ export class SchemaPipe implements PipeTransform {
     if (parsed.success) return parsed.data;
     if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);
     const { issues } = parsed.error;
-    const faults = faultsIn(type === 'query' ? issues.map((it) => toldAsRepeated(it, value)) : issues, value, data);
+    if (type === 'query')
+      throw invalid(
+        faultsIn(
+          issues.flatMap((it) => toldOfParameters(it, value, this.schema)),
+          value,
+        ),
+      );
     const forms = formsOf(this.schema);
-    throw invalid(faults.map((it) => toldAsOfAnotherForm(it, value, forms)));
+    const faults = faultsIn(issues, value, data).map((it) => toldAsOfAnotherForm(it, value, forms));
+    throw invalid(type === 'body' ? faults.map(toldOfTheBody) : faults);
   }
 }
 
@@ -43,13 +50,25 @@ export const invalid = (faults: Fault[]): CleaveError => {
 
 type Issue = z.core.$ZodIssue;
 
+export const unknownParameter = 'is not a known parameter';
+
 /**
  * A repeated query parameter arrives as an array, a type the caller never wrote, so the message says that it is repeated.
  */
-const toldAsRepeated = (issue: Issue, query: unknown): Issue =>
-  Array.isArray(valueAt(query, issue.path))
-    ? { code: 'custom', path: issue.path, message: 'is given more than once' }
-    : issue;
+const toldOfParameters = (issue: Issue, query: unknown, schema: z.ZodType): Issue[] => {
+  const told = (path: PropertyKey[], message: string): Issue => ({ code: 'custom', path, message });
+  if (issue.code === 'unrecognized_keys') {
+    const known = schema instanceof z.ZodObject ? `; known are ${Object.keys(schema.shape).join(', ')}` : '';
+    return issue.keys.map((key) => told([key], `${unknownParameter}${known}`));
+  }
+  return [Array.isArray(valueAt(query, issue.path)) ? told(issue.path, 'is given more than once') : issue];
+};
+
+/** A fault of the body as a whole has no path that would say what it is about. */
+const toldOfTheBody = ({ path, message }: Fault): Fault => ({
+  path,
+  message: path === '' && message.startsWith('must ') ? `the body ${message}` : message,
+});
 
 const unknownMember = 'is not a known member';
 
@@ -77,17 +96,24 @@ const kinds: Record<string, string> = {
   record: 'an object',
 };
 
+/** What a caller may have put in quotes: without a word about these, the message would be true of `"1"` as well. */
+const neverQuoted = new Set<string>(['number', 'int', 'boolean']);
+
 /** The message for an issue whose schema does not define one; undefined leaves it to zod. */
 const inPlainWords: z.core.$ZodErrorMap = (issue) => {
   if (issue.code === 'invalid_type') return kinds[issue.expected] && `must be ${kinds[issue.expected]}`;
   if (issue.code === 'invalid_value') return `must be ${issue.values.map(String).join(' or ')}`;
-  const unit = issue.code === 'too_small' || issue.code === 'too_big' ? units[issue.origin] : undefined;
-  if (unit === undefined) return undefined;
-  if (issue.code === 'too_small') return `must be at least ${issue.minimum}${unit}`;
-  return issue.code === 'too_big' ? `must be at most ${issue.maximum}${unit}` : undefined;
+  if (issue.code === 'too_small') return bounded(issue.origin, 'at least', issue.minimum);
+  return issue.code === 'too_big' ? bounded(issue.origin, 'at most', issue.maximum) : undefined;
 };
 
-const units: Record<string, string> = { string: ' characters long', array: ' items long', number: '', int: '' };
+const bounded = (origin: string, bound: string, limit: number | bigint): string | undefined => {
+  if (origin === 'number' || origin === 'int') return `must be ${bound} ${limit}`;
+  const unit = units[origin];
+  return unit && `must have ${bound} ${limit} ${unit}${limit === 1 ? '' : 's'}`;
+};
+
+const units: Record<string, string> = { string: 'character', array: 'item' };
 
 /** Converts zod's issues to faults with plain paths. `root` is the name of the parameter if the value is not an object. */
 export const faultsIn = (issues: readonly Issue[], value: unknown, root?: string): Fault[] =>
@@ -103,6 +129,8 @@ const faultsOf = (issue: Issue, value: unknown, base: PropertyKey[]): Fault[] =>
   if (given === undefined && (issue.code === 'invalid_type' || issue.code === 'invalid_union')) {
     return fault('is required');
   }
+  if (issue.code === 'invalid_type' && typeof given === 'string' && neverQuoted.has(issue.expected))
+    return fault(`${issue.message}, not a string`);
   if (issue.code === 'invalid_key') return fault(issue.issues.map(({ message }) => message).join('; '));
   if (issue.code === 'invalid_union') return faultsOfUnion(issue, given, path, fault);
   return fault(issue.message);
