@@ -26,6 +26,10 @@ export class Issuer {
   asked = 0;
   /** Overrides the `jwks_uri` of the discovery document. */
   keysAt: string | undefined;
+  /** Overrides the `issuer` of the discovery document. */
+  name: string | undefined;
+  /** The discovery document redirects there. */
+  movedTo: string | undefined;
 
   private constructor(
     readonly url: string,
@@ -38,11 +42,15 @@ export class Issuer {
     const server = createServer((request, response) => {
       issuer.asked += 1;
       if (issuer.hangs) return;
-      const { url, keysAt = `${url}/keys` } = issuer;
+      const { url, keysAt = `${url}/keys`, name = url, movedTo } = issuer;
       const documents: Record<string, object> = {
-        '/.well-known/openid-configuration': { issuer: url, jwks_uri: keysAt },
+        '/.well-known/openid-configuration': { issuer: name, jwks_uri: keysAt },
         '/keys': { keys: keys.map(({ jwk }) => jwk) },
       };
+      if (movedTo !== undefined && request.url !== '/keys') {
+        response.writeHead(302, { location: movedTo }).end();
+        return;
+      }
       const found = documents[request.url ?? ''];
       response.writeHead(found ? 200 : 404, { 'content-type': 'application/json' }).end(JSON.stringify(found ?? {}));
     });

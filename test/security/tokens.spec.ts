@@ -39,6 +39,15 @@ const minutesLater = (minutes: number, byTheClock = minutes): { end(): void } =>
   return { end: () => spies.forEach((it) => it.mockRestore()) };
 };
 
+/** Both clocks stand still, however slow the machine is. */
+const clockStopped = (): { end(): void } => {
+  const spies = [
+    jest.spyOn(Date, 'now').mockReturnValue(Date.now()),
+    jest.spyOn(performance, 'now').mockReturnValue(performance.now()),
+  ];
+  return { end: () => spies.forEach((it) => it.mockRestore()) };
+};
+
 describe('a token', () => {
   it('carries tenant, account and scopes', async () => {
     const token = await issuer.token({ ...usual, sub: 'till-1' });
@@ -149,18 +158,41 @@ describe('a token', () => {
     }
   });
 
-  it('is accepted when it is signed with a key that the issuer added later', async () => {
-    await callerOf(await issuer.token(usual));
-    const before = await issuer.token(usual);
-    await issuer.addKey();
-    const signed = await issuer.token(usual);
-    // Keys are not fetched again at once, however many tokens name unknown ones.
-    const time = minutesLater(0.1);
+  it('is taken from the cache for no longer than it is valid', async () => {
+    const token = await issuer.token({ ...usual, sub: 'soon over', exp: inSeconds(20) });
+    const caller = await callerOf(token);
+    expect(authenticator.callerOf(`Bearer ${token}`, undefined)).toBe(caller);
+    const time = minutesLater(21 / 60);
     try {
-      expect((await callerOf(signed)).tenant).toBe('shop');
-      expect((await callerOf(before)).tenant).toBe('shop');
+      const again = authenticator.callerOf(`Bearer ${token}`, undefined);
+      expect(again).toBeInstanceOf(Promise);
+      await again;
     } finally {
       time.end();
+    }
+  });
+
+  it('is accepted when it is signed with a key that the issuer added later', async () => {
+    const growing = await Issuer.start();
+    const by = new Authenticator({ OIDC_ISSUER: growing.url, OIDC_AUDIENCE: audience });
+    const tokens = () => Promise.all(['one', 'two'].map((sub) => growing.token({ ...usual, sub })));
+    let time = clockStopped();
+    try {
+      const [first, before] = await tokens();
+      await callerOf(first!, by);
+      await growing.addKey();
+      const signed = await tokens();
+      // Keys are not fetched again at once, however many tokens name unknown ones.
+      const { asked } = growing;
+      for (const it of signed) await expect(callerOf(it, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      expect(growing.asked).toBe(asked);
+      time.end();
+      time = minutesLater(0.1);
+      for (const it of [...signed, before!]) expect((await callerOf(it, by)).tenant).toBe('shop');
+      expect(growing.asked).toBe(asked + 1);
+    } finally {
+      time.end();
+      await growing.stop();
     }
   });
 
@@ -213,6 +245,21 @@ describe('a token', () => {
     const careless = await Issuer.start();
     // This address leads to the issuer too, but is not recognised as loopback.
     careless.keysAt = `${careless.url.replace('127.0.0.1', '0.0.0.0')}/keys`;
+    const by = new Authenticator({ OIDC_ISSUER: careless.url, OIDC_AUDIENCE: audience });
+    try {
+      await expect(callerOf(await careless.token(usual), by)).rejects.toMatchObject({ code: 'unavailable' });
+      expect(careless.asked).toBe(1);
+    } finally {
+      await careless.stop();
+    }
+  });
+
+  it.each<[string, (careless: Issuer) => void]>([
+    ['names another issuer', (careless) => (careless.name = other.url)],
+    ['was redirected', (careless) => (careless.movedTo = `${careless.url}/.well-known/elsewhere`)],
+  ])('is not verified with keys of a configuration that %s', async (_how, prepare) => {
+    const careless = await Issuer.start();
+    prepare(careless);
     const by = new Authenticator({ OIDC_ISSUER: careless.url, OIDC_AUDIENCE: audience });
     try {
       await expect(callerOf(await careless.token(usual), by)).rejects.toMatchObject({ code: 'unavailable' });

@@ -6,8 +6,13 @@ import { AuditEntries, KeepAudit, mostRefused } from '../src/use-cases/keep-audi
 class Entries extends AuditEntries {
   readonly kept: { account: string; requests: number }[] = [];
   isAway = false;
+  /** What the next entry waits for, and fails with. */
+  answer: Promise<never> | undefined;
 
   async add({ account }: NewAuditEntry, requests: number): Promise<void> {
+    const { answer } = this;
+    this.answer = undefined;
+    await answer;
     if (this.isAway) throw new Error(`nothing can be written of ${account}`);
     this.kept.push({ account, requests });
   }
@@ -38,6 +43,18 @@ const refuse = (account: string) => audit.appendRefusal(refusalOf(account), acco
 const refuseOften = async (account: string): Promise<void> => {
   for (let times = 0; times < 11; times += 1) await refuse(account);
 };
+
+it('KeepAudit adds the refusals that are counted while a count is being written to that count, if it fails', async () => {
+  await refuseOften('first');
+  const { promise, reject } = Promise.withResolvers<never>();
+  entries.answer = promise;
+  const writing = audit.execute();
+  await refuseOften('first');
+  reject(new Error('no answer'));
+  await expect(writing).rejects.toThrow('no answer');
+  await audit.execute();
+  expect(entries.kept.at(-1)).toEqual({ account: 'first', requests: 2 });
+});
 
 describe('KeepAudit, when more callers are refused than it counts at a time', () => {
   it('writes the counts of the first caller, without an error', async () => {

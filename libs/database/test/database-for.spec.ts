@@ -209,7 +209,9 @@ describe('a data source', () => {
 describe('Sql', () => {
   it('commits transactions, and rolls failed ones back', async () => {
     database = await testDatabase();
-    const sql = sqlOf(await start());
+    // A single connection, so that whatever a transaction leaves open on it is met by what comes next.
+    const sql = sqlOf(await start({ poolSize: 1 }));
+    const ids = async () => (await sql.query<{ id: string }>(read)).map((it) => it.id);
     expect(await sql.query(put, ['a', 1])).toEqual([{ units: 1 }]);
     await sql.transaction(async (within) => {
       await within.query(put, ['b', 2]);
@@ -221,13 +223,14 @@ describe('Sql', () => {
       throw refusal;
     });
     expect(await failureOf(refused)).toBe(refusal);
+    expect(await ids()).toEqual(['a', 'b', 'c']);
     // A failure that the work swallows rolls the transaction back nevertheless.
     const hidden = sql.transaction(async (within) => {
       await within.query(put, ['e', 5]);
       await failureOf(within.query(put, ['a', 1]));
     });
     await expect(hidden).rejects.toThrow('rolled back');
-    expect((await sql.query<{ id: string }>(read)).map((it) => it.id)).toEqual(['a', 'b', 'c']);
+    expect(await ids()).toEqual(['a', 'b', 'c']);
   });
 
   it('passes on errors of a statement, and keeps the connection with its prepared statements', async () => {

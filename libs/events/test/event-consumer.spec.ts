@@ -161,6 +161,22 @@ describe('a consumer', () => {
     expect(refusals).toMatchObject([{ code: 'CL001' }]);
   });
 
+  it('reports that the log cannot be read, and reads on once it can', async () => {
+    const consumer = randomUUID();
+    await log.checkpoints.begin(consumer);
+    await log.write([randomUUID()]);
+    let isAway = true;
+    const { read } = source();
+    const notes = new Notes(log, consumer, {
+      read: (...asked) => (isAway ? Promise.reject(new Error('the log is away')) : read(...asked)),
+    });
+    begin(notes);
+    await until(async () => notes.failures.length > 0);
+    expect(String(notes.failures[0])).toContain('the log is away');
+    isAway = false;
+    await expectAllSeen(consumer);
+  });
+
   it('fails as long as it has no checkpoints, instead of seeming to have read everything', async () => {
     const consumer = randomUUID();
     const notes = new Notes(log, consumer, source());

@@ -52,7 +52,7 @@ it('lists exactly the orders that match, newest first, whatever the filter, the 
       status: fc.oneof({ weight: 5, arbitrary: someStatus }, { weight: 1, arbitrary: fc.constant('void' as const) }),
       reference: fc.option(someReference),
     }),
-    { maxLength: 40 },
+    { maxLength: 40, size: 'max' },
   );
   const filter: fc.Arbitrary<OrderFilter> = fc.record({
     customerId: perhaps(someCustomer),

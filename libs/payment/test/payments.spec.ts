@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { limits, type PaymentOutcome, type PaymentRequest } from '#contracts';
 import { migrateDatabase } from '#database';
 import { twoInstances, type TwoInstances } from '#testing';
@@ -91,6 +91,13 @@ describe('an operation on a payment', () => {
       );
       expect(new Set(answers.map((it) => JSON.stringify(it)))).toEqual(new Set([JSON.stringify([moved(500)])]));
     }
+  });
+
+  it('is not taken for one of another tenant with the same ids', async () => {
+    const requests = [authorise(order, 500), capture(order, 400)];
+    expect(await one.performOperations.execute(newTenant(), requests)).toEqual([moved(500), moved(400)]);
+    const smaller = requests.map((it) => ({ ...it, amount_minor: 300 }));
+    expect(await perform(...smaller)).toEqual([moved(300), moved(300)]);
   });
 
   it('with an amount of zero succeeds without asking the provider', async () => {
@@ -302,6 +309,27 @@ describe('a provider that does not answer', () => {
     expect(await payment()).toMatchObject({
       ...{ authorised_minor: 500, captured_minor: 200, refunded_minor: 50 },
     });
+  });
+
+  it('at all leaves the operation open, before the caller gives up', async () => {
+    const asked = Promise.withResolvers<void>();
+    const silent: PaymentProvider = {
+      perform: () => {
+        // From here on, the only timer is the one that waits for this answer.
+        jest.useFakeTimers({ doNotFake: ['performance', 'Date', 'setImmediate', 'nextTick', 'queueMicrotask'] });
+        asked.resolve();
+        return new Promise<never>(() => {});
+      },
+    };
+    const outcome = one.with(silent).execute(tenant, [authorise(order, 500)]);
+    try {
+      await asked.promise;
+      jest.runOnlyPendingTimers();
+    } finally {
+      jest.useRealTimers();
+    }
+    expect(await outcome).toEqual([{ outcome: 'open', reason: 'simulated did not answer' }]);
+    expect(await perform(reverse(order))).toMatchObject([{ outcome: 'succeeded' }]);
   });
 
   it('does not hold up payments through another provider', async () => {

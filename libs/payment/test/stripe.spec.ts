@@ -58,7 +58,7 @@ const intent = () => stripe.of(order)[0]!;
 
 const dayPasses = async (): Promise<void> => {
   stripe.forgetKeys();
-  const text = `UPDATE payment.operations SET at = at - interval '25 hours' WHERE tenant_id = $1`;
+  const text = `UPDATE payment.operations SET at = at - interval '24 hours' WHERE tenant_id = $1`;
   await one.sql.query({ name: 'test-stripe-day-passes', text }, [tenant]);
 };
 
@@ -193,6 +193,10 @@ describe('a request to Stripe without a final answer', () => {
   });
 
   it('is found once the search index has caught up, and is sent under one idempotency key only', async () => {
+    // Another tenant may have an order with the same id.
+    await one.performOperations.execute(newTenant(), [authorise()]);
+    const other = intent();
+    stripe.asked.length = 0;
     const request = authorise();
     stripe.faults.push('failed-after');
     stripe.indexIsBehind = true;
@@ -201,6 +205,7 @@ describe('a request to Stripe without a final answer', () => {
     stripe.indexIsBehind = false;
     expect(await perform(request)).toEqual([moved(500)]);
     expect(new Set(stripe.asked.map(({ key }) => key))).toEqual(new Set([request.operation_id]));
+    stripe.intents.delete(other.id);
   });
 
   it('is found even after Stripe has forgotten the idempotency key', async () => {
@@ -586,6 +591,9 @@ describe('an event from Stripe', () => {
         authorised_minor: 0,
         operations: [{ state: 'open' }],
       });
+    // Nor does a stranger take the place of the PaymentIntent that is known.
+    stripe.approve(intent());
+    expect(await perform(here)).toEqual([moved(500)]);
   });
 
   it('of an unknown type or about an unknown object is acknowledged', async () => {

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { fullHeader } from '#rest';
+import { problemOf } from '../src/problems.js';
 import { startApp, type AppUnderTest } from './app-under-test.js';
 
 let here: AppUnderTest;
@@ -24,6 +25,11 @@ describe('an error', () => {
       detail: 'There are 2 left.',
       shortages: [{ product_id: 'mug' }],
     });
+  });
+
+  it('keeps its own members, whatever the names of its extensions are', () => {
+    const { status, code } = problemOf('not-found', 'Gone.', { status: 200, code: 'fine', left: 2 });
+    expect([status, code]).toEqual([404, 'not-found']);
   });
 
   it('that is temporary is answered with Retry-After, and its cause is only logged', async () => {

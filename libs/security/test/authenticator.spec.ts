@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Scope } from '#contracts';
-import { Authenticator, ServiceSecrets } from '#security';
+import { Authenticator, ServiceSecrets, secretHashOf, type KnownKey } from '#security';
 import { SignedCallers } from '../src/signed-caller.js';
 
 const adminKey = 'the-admin-key-of-this-test-is-long-enough';
@@ -91,6 +91,25 @@ describe('an authenticator', () => {
     for (const header of [adminKey, `Basic ${btoa(`till:${adminKey}`)}`, `Bearer: ${adminKey}`, ''])
       expect(() => by.callerOf(header, undefined)).toThrow('Authorization: Bearer <key or token>');
     await expect(by.callerOf(`Bearer ${adminKey}0`, undefined)).rejects.toThrow('is not valid');
+  });
+
+  it('looks up an API key again after a change, even if it was refused before', async () => {
+    const keySecret = 'a'.repeat(64);
+    const key = `Bearer ck_${'0'.repeat(32)}_${keySecret}`;
+    const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
+    let change = (): void => undefined;
+    let found: KnownKey | undefined;
+    by.useKeys({ hears: true, find: () => Promise.resolve(found), onChange: (forget) => (change = forget) });
+    expect(await taken(by, key)).toBe('unauthenticated');
+    found = { caller, secretHash: secretHashOf(keySecret), validForMs: null };
+    expect(await taken(by, key)).toBe('unauthenticated');
+    change();
+    // It changes again during this lookup, which may have read the state before, so its result is not cached.
+    const asked = by.callerOf(key, undefined);
+    change();
+    expect(await asked).toMatchObject(caller);
+    found = undefined;
+    expect(await taken(by, key)).toBe('unauthenticated');
   });
 
   it('refuses an API key if there is no key directory', async () => {

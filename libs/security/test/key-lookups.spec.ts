@@ -53,6 +53,19 @@ describe('a key lookup', () => {
     expect(slow.asked).toEqual(['bad', 'bad']);
   });
 
+  it('that ends after a change decides nothing for those that were started since', async () => {
+    const outdated = Promise.withResolvers<undefined>();
+    const current = Promise.withResolvers<string>();
+    const before = lookups.find('key', () => outdated.promise);
+    lookups.forget();
+    const after = lookups.find('key', () => current.promise);
+    outdated.resolve(undefined);
+    expect(await before).toBeUndefined();
+    const shared = lookups.find('key', () => Promise.reject(new Error('it was looked up again')));
+    current.resolve('valid by now');
+    expect(await Promise.all([after, shared])).toEqual(['valid by now', 'valid by now']);
+  });
+
   it('for a key that was valid before overtakes those for unknown keys, whose queue is bounded', async () => {
     await find('good');
     slow.takesMs = 0;

@@ -98,8 +98,10 @@ describe('an attempt', () => {
     expect([200, 302, 400, 404, 410].map((it) => isStruggling(answered(it)))).toEqual(Array(5).fill(false));
   });
 
-  it('answered 410 disables the endpoint and leaves the delivery pending', () => {
-    expect(verdict(answered(410))).toMatchObject({ status: 'pending', disabledFor: 'it answered 410 Gone' });
+  it('answered 410 disables the endpoint and leaves the delivery pending, unless it was the last attempt', () => {
+    const disabledFor = 'it answered 410 Gone';
+    expect(verdict(answered(410))).toMatchObject({ status: 'pending', disabledFor });
+    expect(verdict(answered(410), retryDelaysMs.length)).toMatchObject({ status: 'failed', disabledFor });
   });
 });
 
