@@ -126,20 +126,25 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
       raw,
     } = typeof first === 'object' && first ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
     const loaded: unknown[] = [];
-    const value = await namespace.getOrSet(
-      key,
-      async () => {
+    /** Set once the caller has it: from then on, the load is a refresh in the background. */
+    let answer: { value: unknown } | undefined;
+    const loadAndTell = async (): Promise<unknown> => {
+      try {
         const it = await load();
         loaded.push(it);
+        if (answer) events.emit('refresh', { key, value: it });
         return packed(it);
-      },
-      {
-        // Called with the value as the source returned it, which may contain what JSON cannot represent.
-        ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
-        refreshBefore:
-          typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
-      },
-    );
+      } catch (error) {
+        if (answer) events.emit('refresh', { key, value: unpacked(answer.value), error });
+        throw error;
+      }
+    };
+    const value = await namespace.getOrSet(key, loadAndTell, {
+      // Called with the value as the source returned it, which may contain what JSON cannot represent.
+      ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
+      refreshBefore: typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
+    });
+    answer = { value };
     for (const it of loaded) events.emit('set', { key, value: it });
     return raw ? { value: unpacked(value), expires: await expiresAt(key) } : unpacked(value);
   };
