@@ -126,16 +126,16 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
       raw,
     } = typeof first === 'object' && first ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
     const loaded: unknown[] = [];
-    /** Set once the caller has it: from then on, the load is a refresh in the background. */
-    let answer: { value: unknown } | undefined;
+    /** What the caller got: from then on, a load is a refresh in the background. */
+    const answered: unknown[] = [];
     const loadAndTell = async (): Promise<unknown> => {
       try {
         const it = await load();
         loaded.push(it);
-        if (answer) events.emit('refresh', { key, value: it });
+        if (answered.length > 0) events.emit('refresh', { key, value: it });
         return packed(it);
       } catch (error) {
-        if (answer) events.emit('refresh', { key, value: unpacked(answer.value), error });
+        if (answered.length > 0) events.emit('refresh', { key, value: unpacked(answered[0]), error });
         throw error;
       }
     };
@@ -144,7 +144,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
       ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
       refreshBefore: typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
     });
-    answer = { value };
+    answered.push(value);
     for (const it of loaded) events.emit('set', { key, value: it });
     return raw ? { value: unpacked(value), expires: await expiresAt(key) } : unpacked(value);
   };
