@@ -132,8 +132,9 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
       try {
         const it = await load();
         loaded.push(it);
+        const stored = packed(it);
         if (answered.length > 0) events.emit('refresh', { key, value: it });
-        return packed(it);
+        return stored;
       } catch (error) {
         if (answered.length > 0) events.emit('refresh', { key, value: unpacked(answered[0]), error });
         throw error;
