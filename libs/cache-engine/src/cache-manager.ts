@@ -126,20 +126,26 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
       raw,
     } = typeof first === 'object' && first ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
     const loaded: unknown[] = [];
-    const value = await namespace.getOrSet(
-      key,
-      async () => {
+    /** What the caller got: from then on, a load is a refresh in the background. */
+    const answered: unknown[] = [];
+    const loadAndTell = async (): Promise<unknown> => {
+      try {
         const it = await load();
         loaded.push(it);
-        return packed(it);
-      },
-      {
-        // Called with the value as the source returned it, which may contain what JSON cannot represent.
-        ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
-        refreshBefore:
-          typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
-      },
-    );
+        const stored = packed(it);
+        if (answered.length > 0) events.emit('refresh', { key, value: it });
+        return stored;
+      } catch (error) {
+        if (answered.length > 0) events.emit('refresh', { key, value: unpacked(answered[0]), error });
+        throw error;
+      }
+    };
+    const value = await namespace.getOrSet(key, loadAndTell, {
+      // Called with the value as the source returned it, which may contain what JSON cannot represent.
+      ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
+      refreshBefore: typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
+    });
+    answered.push(value);
     for (const it of loaded) events.emit('set', { key, value: it });
     return raw ? { value: unpacked(value), expires: await expiresAt(key) } : unpacked(value);
   };

@@ -210,13 +210,24 @@ const isIndex = (name: string): boolean => {
   return first >= 0x30 && first <= 0x39 && String(Number(name)) === name && Number(name) <= largestIndex;
 };
 
+/** The size of a hash table with this many properties: each of its places has a name, a value and attributes. */
+const bytesOfTable = (count: number): number =>
+  3 * bytesOfSlot * Math.max(4, 2 ** Math.ceil(Math.log2(Math.floor(1.5 * count))));
+
+/** The fewest properties for which V8 uses a hash table instead of a hidden class. */
+const leastInTable = 128;
+
+/** The size of properties with other names, without the names. */
+const bytesOfNamed = (count: number): number => (count < leastInTable ? 3 * bytesOfSlot * count : bytesOfTable(count));
+
 /**
  * The size of properties whose names are array indices. V8 stores them like the items of an array, holes included, unless a
  * hash table takes less than a third of that.
  */
 const bytesOfIndexed = (count: number, last: number): number => {
-  const places = Math.max(4, 2 ** Math.ceil(Math.log2(1.5 * count)));
-  return bytesOfObject + bytesOfSlot * (last < 9 * places ? last + 1 : 3 * places);
+  const table = bytesOfTable(count);
+  const all = bytesOfSlot * (last + 1);
+  return bytesOfObject + (all <= 3 * table ? all : table);
 };
 
 /**
@@ -245,7 +256,7 @@ export const freeze = (value: unknown): number => {
       while (indices < names.length && isIndex(names[indices]!)) indices += 1;
       if (indices > 0) bytes += bytesOfIndexed(indices, Number(names[indices - 1]));
       const named = indices > 0 ? names.slice(indices) : names;
-      bytes += bytesOfObject + 3 * bytesOfSlot * named.length;
+      bytes += bytesOfObject + bytesOfNamed(named.length);
       if (isNew(named)) for (const name of named) bytes += bytesOfText(name) + bytesOfOwnName;
       for (const name of names) count((next as Record<string, unknown>)[name]);
     }

@@ -37,7 +37,7 @@ export const removeApart = async (
   [entry, lease]: readonly [string, string],
   hasEnded: () => boolean,
 ): Promise<void> => {
-  const remove = (): Promise<unknown> => client.unlink(entry);
+  const remove = (): Promise<unknown> => client.remove([entry]);
   await changeApart(client, lease, remove, remove, hasEnded);
 };
 

@@ -160,7 +160,7 @@ export class RedisTier {
       Promise.all(
         pairs.map(async (pair) => {
           await this.connection.connected(pair[0], hasEnded);
-          return unlessMoving(client.unlink([...pair]), () => removeApart(client, pair, hasEnded));
+          return unlessMoving(client.remove(pair), () => removeApart(client, pair, hasEnded));
         }),
       ),
     );

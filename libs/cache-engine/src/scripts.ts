@@ -150,6 +150,26 @@ export const scripts = {
     return store(entry, lease, first, second)`,
     (reply) => reply === 1,
   ),
+  /**
+   * Removes an entry, and its lease if given, on a master of a cluster. Reports it even if there is no entry: processes may
+   * hold one that they read from another master, which the slot has left without the entry.
+   */
+  remove: defineScript({
+    SCRIPT: `
+      -- A Redis that is full accepts SET from a script that has begun to write.
+      if redis.call('UNLINK', KEYS[1]) == 0 then
+        redis.call('SET', KEYS[1], '', 'PX', 1)
+        redis.call('UNLINK', KEYS[1])
+      end
+      if KEYS[2] then redis.call('UNLINK', KEYS[2]) end
+      return 1`,
+    IS_READ_ONLY: false,
+    parseCommand(parser: CommandParser, keys: readonly [entry: string, lease?: string]) {
+      parser.push(String(keys.length));
+      for (const key of keys) parser.pushKey(key!);
+    },
+    transformReply: (reply: unknown) => reply,
+  }),
   /** Removes an entry and its lease if it has the version given as argument; an empty text means no entry. */
   removeIf: aboutKeys(
     1,

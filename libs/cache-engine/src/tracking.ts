@@ -36,6 +36,8 @@ interface Line {
   heardAt: number;
   isAsking: boolean;
   isOfCluster: boolean;
+  /** How many masters there are according to this one. */
+  masters: number | undefined;
   /** Shared by successive connections to the same master. */
   reconnectStrategy: ReturnType<typeof reconnectUnlessCutOff>;
 }
@@ -117,14 +119,22 @@ export class Tracking {
       else if (line.isAsking || !line.client.isReady) continue;
       else void (line.heardAt === never ? this.arm(line) : this.ask(line));
     }
-    // In a cluster, another master may have taken over. The client hears of that only from nodes that it was connected to,
-    // and a node that has left the cluster reports that there are no masters.
-    const isMissed = masters.every((it) => it.host !== undefined) && !(this.isHeardOf && this.options.isWhole());
-    if (isMissed && this.isTimeToLookAnew()) this.options.lookAnew();
+    if (masters.every((it) => it.host !== undefined) && !this.isWhole(masters) && this.isTimeToLookAnew())
+      this.options.lookAnew();
     if (this.isLost && this.isHeardOf) {
       this.isLost = false;
       this.complain('Invalidations from Redis are received again');
     }
+  }
+
+  /**
+   * Whether every master of the cluster is known and heard. Another one may have taken over, or have received slots. The
+   * client hears of that only from nodes that it was connected to, and only when it asks for a key in one of those slots; a
+   * node that has left the cluster reports that there are no masters.
+   */
+  private isWhole(masters: readonly Master[]): boolean {
+    if (!this.isHeardOf || !this.options.isWhole()) return false;
+    return [...this.lines.values()].every((it) => it.masters === masters.length);
   }
 
   private open({ id, host, port }: Master): void {
@@ -158,6 +168,7 @@ export class Tracking {
       heardAt: never,
       isAsking: false,
       isOfCluster: host !== undefined,
+      masters: undefined,
       reconnectStrategy,
     };
     this.lines.set(id, line);
@@ -205,6 +216,7 @@ export class Tracking {
         if (!line.isOfCluster) this.leave(line);
         throw new Error('the server is not a master, or its cluster is down');
       }
+      if (cluster) line.masters = Number(/cluster_size:(\d+)/.exec(cluster)?.[1]);
       this.setHeard(line, askedAt);
       this.setClockBy(line, time, askedAt);
     } catch (error) {

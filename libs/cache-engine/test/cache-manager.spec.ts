@@ -181,6 +181,21 @@ describeRedis('a namespace with the interface of cache-manager', () => {
     }
   });
 
+  it.each([
+    ['a refresh in the background', () => 2],
+    ['a refresh that fails', () => Promise.reject(new Error('no source'))],
+  ])('emits the event of %s as cache-manager does', async (_, load) => {
+    const told = async (cache: Cache): Promise<unknown> => {
+      const refreshed: unknown[] = [];
+      cache.on('refresh', (data) => refreshed.push(data));
+      await cache.set('refreshed', 1, 60_000);
+      const value = await cache.wrap<unknown>('refreshed', load, 60_000, 100_000);
+      await until(() => refreshed.length > 0 || value !== 1);
+      return [value, refreshed];
+    };
+    expect(await withOurs(told)).toEqual(await told(theirs));
+  });
+
   it('passes the value to the ttl function as the source returned it', async () => {
     for (const cache of [ours(), theirs]) {
       const load = () => ({ until: new Date(Date.now() + 60_000) });

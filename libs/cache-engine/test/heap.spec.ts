@@ -91,6 +91,11 @@ const shapes: readonly Shape[] = [
     value: (at) => Object.fromEntries(list(30, (n) => [`attribute ${(at * 7 + n * (1 + (at % 13))) % 300}`, n])),
   },
   {
+    name: 'objects with many properties, which all have the same names',
+    bytes: 4_000,
+    value: () => Object.fromEntries(list(172, (n) => [n.toString(36).padStart(2, 'x'), true])),
+  },
+  {
     name: 'many tags',
     isTakenApart: true,
     bytes: 2_200,

@@ -1544,6 +1544,44 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await space.get('k')).toBeUndefined();
   });
 
+  it('hears of the deletion of a key that was left on another master when a migration was given up', async () => {
+    const name = randomUUID();
+    const here = (await nodeOf(cluster.url)).namespace<number>(name);
+    const there = (await nodeOf(cluster.url)).namespace<number>(name);
+    await here.set('k', 1);
+    const migration = await cluster.move(`{${name}:k}`);
+    await migration.moveKeys();
+    await warm(there, 'k');
+    await migration.giveUp();
+    await here.delete('k');
+    await until(async () => (await there.get('k')) === undefined);
+  });
+
+  it('hears of changes at a new master, also without reading any key that it has', async () => {
+    const growing = await startRedisCluster({ spares: 1 });
+    const people = await createClient({ url: growing.servers[3]!.url }).connect();
+    try {
+      const name = randomUUID();
+      const here = (await nodeOf(growing.url)).namespace<number>(name);
+      const there = (await nodeOf(growing.url)).namespace<number>(name);
+      await here.set('k', 1);
+      await warm(there, 'k');
+      await (await growing.move(`{${name}:k}`, 3)).takeOver();
+      await until(() =>
+        here.set('k', 2).then(
+          () => true,
+          () => false,
+        ),
+      );
+      // Both are told of changes.
+      await until(async () => (await people.clientList()).filter((it) => it.flags.includes('B')).length === 2);
+      await until(async () => (await there.find('k').catch(() => undefined))?.value === 2);
+    } finally {
+      people.destroy();
+      await growing.stop();
+    }
+  });
+
   it('reports that it was given the address of a single master', async () => {
     const complaints: string[] = [];
     const complain = (message: string) => complaints.push(message);

@@ -99,7 +99,7 @@ export class Cache {
       const found = await foundIn(space, get);
       return {
         found: [...found].map(([key, { value, version, isStale }]) => ({ key, json: value!, version, isStale })),
-        missing: get.filter((key) => !found.has(key)),
+        missing: [...new Set(get)].filter((key) => !found.has(key)),
         written: done.map((it, at) => written(put[at]!.key, it)),
       };
     });

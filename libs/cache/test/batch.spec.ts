@@ -36,6 +36,9 @@ describe('POST /cache/batch', () => {
       get: Array.from({ length: 40 }, () => keys.slice(1, 11)).flat(),
     });
     expect(((await again.json()) as { found: unknown[] }).found).toHaveLength(10);
+    expect(await (await send('POST', '/cache/batch', { get: ['none', 'none'] })).json()).toMatchObject({
+      missing: ['none'],
+    });
     // Too many keys for one page.
     const none = Array.from({ length: 300 }, (_, at) => `none ${at}`);
     const all = await send('POST', '/cache/batch', { get: [...keys.slice(1), ...none, keys[0]] });

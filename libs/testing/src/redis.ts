@@ -61,6 +61,14 @@ async function startAt(port: number, more: readonly string[] = [], kept?: string
 export const startRedis = ({ port }: { port?: number } = {}): Promise<RedisServer> =>
   port === undefined ? onFreePorts(1, (free) => startAt(free)) : startAt(port);
 
+interface MoveSteps {
+  moveKeys(): Promise<void>;
+  /** Leaves the slot where it was, and the keys where they are now. */
+  giveUp(): Promise<void>;
+  /** Gives the slot to the other master, of which the others hear later. Keys that were not moved are lost. */
+  takeOver(): Promise<void>;
+}
+
 export interface RedisCluster {
   /** `redis://127.0.0.1:<port>,127.0.0.1:<port>,…` */
   url: string;
@@ -74,9 +82,9 @@ export interface RedisCluster {
    * Begins to move the slot of a key to the next master, as `redis-cli --cluster reshard` does.
    *
    * @param to another server to move it to
-   * @returns a function that moves the keys in the slot and completes the move
+   * @returns a function that moves the keys in the slot and completes the move, which has the steps of it as well
    */
-  move(key: string, to?: number): Promise<() => Promise<void>>;
+  move(key: string, to?: number): Promise<(() => Promise<void>) & MoveSteps>;
   /** Kills a server, like a power failure. What it stored is lost. */
   kill(at: number): Promise<void>;
   /** Starts it again on the same port, empty. It reclaims its slots, or follows the server that has them now. */
@@ -168,16 +176,27 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
       const at = ends.findIndex((end) => end > slot) - 1;
       const to = other ?? (at + 1) % masters;
       const [there, here] = [clients[to]!, clients[at]!];
-      const ask = (client: typeof here, ...words: string[]) => client.sendCommand<string>(['CLUSTER', ...words]);
+      const ask = <Answer = string>(client: typeof here, ...words: string[]) =>
+        client.sendCommand<Answer>(['CLUSTER', ...words]);
       const [from, into] = [await ask(here, 'MYID'), await ask(there, 'MYID')];
       await ask(there, 'SETSLOT', String(slot), 'IMPORTING', from);
       await ask(here, 'SETSLOT', String(slot), 'MIGRATING', into);
-      return async () => {
-        const keys = await here.sendCommand<string[]>(['CLUSTER', 'GETKEYSINSLOT', String(slot), '1000']);
+      const moveKeys = async (): Promise<void> => {
+        const keys = await ask<string[]>(here, 'GETKEYSINSLOT', String(slot), '1000');
         const address = ['127.0.0.1', String(servers[to]!.port)];
         for (const it of keys) await here.sendCommand(['MIGRATE', ...address, it, '0', '5000']);
+      };
+      const end = async (): Promise<void> => {
+        await moveKeys();
         for (const client of [there, here]) await ask(client, 'SETSLOT', String(slot), 'NODE', into);
       };
+      const giveUp = async (): Promise<void> => {
+        for (const client of [there, here]) await ask(client, 'SETSLOT', String(slot), 'STABLE');
+      };
+      const takeOver = async (): Promise<void> => {
+        await ask(there, 'SETSLOT', String(slot), 'NODE', into);
+      };
+      return Object.assign(end, { moveKeys, giveUp, takeOver });
     },
     kill: async (at) => {
       await servers[at]!.kill();
