@@ -19,8 +19,8 @@ export default {
   showSeed: true,
   // Only for tests that hang: on a slow or busy machine, a test that normally takes half a minute must not fail.
   testTimeout: 240_000,
-  // Enough for two cores to be busy: for at least a third of their time, tests wait for servers, deadlines and timers.
-  maxWorkers: 3,
+  // Enough for two cores to be busy: for about half of their time, tests wait for servers, deadlines and timers.
+  maxWorkers: 4,
   // Modules of finished test files stay in memory, which makes garbage collection slower and slower.
   workerIdleMemoryLimit: '1GB',
   testSequencer: '<rootDir>/scripts/jest-sequencer.mjs',

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 /** Repeats the check until it passes; when the time is up, fails with the last failure. */
 export const eventually = async <T>(check: () => Promise<T> | T, patienceMs = 30_000): Promise<T> => {
   const giveUpAt = Date.now() + patienceMs;
-  for (let pauseMs = 10; ; pauseMs = Math.min(pauseMs * 2, 250)) {
+  for (let pauseMs = 10; ; pauseMs = Math.min(pauseMs * 2, 100)) {
     try {
       return await check();
     } catch (error) {
