@@ -4,4 +4,4 @@ export { awaitedDatabases, databaseFor, migrateDatabase, type Database } from '.
 export { startEmbeddedPostgres, type EmbeddedPostgres } from './embedded-postgres.js';
 export { cursorSecret, firstSetting } from './settings.js';
 export { InjectSql, Sql, sqlToken, type Queries, type Statement } from './sql.js';
-export { isLockTimeout } from './unavailable.js';
+export { isLockTimeout, lacksPrivilege } from './unavailable.js';

@@ -88,8 +88,9 @@ const literal = (gid: string): string => {
 const ping: Statement = {
   name: 'ping',
   text: `
-    SELECT current_setting('synchronous_standby_names') <> ''
-      AND NOT EXISTS (SELECT FROM pg_stat_replication) AS "isAlone"`,
+    SELECT current_setting('transaction_read_only')::boolean AS "isReadOnly",
+      current_setting('synchronous_standby_names') <> ''
+        AND NOT EXISTS (SELECT FROM pg_stat_replication) AS "isAlone"`,
 };
 
 /**
@@ -197,11 +198,18 @@ export class Sql implements Queries {
    * @throws CleaveError `unavailable` if it cannot be used
    */
   async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    const [row] = await this.query<{ isAlone: boolean }>(ping);
-    const { isAlone } = row!;
+    const { isReadOnly, isAlone } = await this.withSession(async (session) => {
+      const [row] = await session.query<{ isReadOnly: boolean; isAlone: boolean }>(ping);
+      // The next connection may lead to the primary, or begin after the default of the database was set back.
+      if (row!.isReadOnly) session.broken = new Error('it is read-only');
+      return row!;
+    });
     return {
-      isDegraded: isAlone,
-      details: isAlone ? { standby: 'no standby is connected; commits wait for one' } : {},
+      isDegraded: isReadOnly || isAlone,
+      details: {
+        ...(isReadOnly && { writes: 'are refused, because the database is read-only' }),
+        ...(isAlone && { standby: 'no standby is connected; commits wait for one' }),
+      },
     };
   }
 

@@ -21,12 +21,16 @@ const refusals: readonly [RegExp, (variable: string) => string][] = [
   [/^57P03/, () => 'it is starting or recovering. Wait for it; its log says what it does'],
 ];
 
-/** The statement gave up or lost a conflict; the connection can still be used. */
-const gaveUp: Record<string, string> = {
+/** Why Postgres did not carry out a statement, by SQLSTATE: nothing that another request would change. */
+const refusedStatement: Record<string, string> = {
+  '25006': 'it is read-only',
   '40001': 'the statement conflicted with a concurrent transaction',
   '40P01': 'the statement was cancelled because of a deadlock',
+  '42501': 'the user lacks a privilege',
+  '53100': 'its disk is full',
   '55P03': 'waiting for a lock timed out',
-  '57014': 'the statement timed out',
+  '57014': 'the statement timed out or was cancelled',
+  '58030': 'its storage fails',
 };
 
 interface DriverError {
@@ -93,8 +97,8 @@ export const notConnected = (error: unknown, name: string): CleaveError => {
 
 const reasonOf = (error: unknown): string | undefined => {
   const it = driverErrorOf(error);
-  if (isConnectionFailure(error)) return `the connection failed: ${it.code ?? it.message}`;
-  return isAnswer(it) ? gaveUp[it.code ?? ''] : undefined;
+  const why = isAnswer(it) ? refusedStatement[it.code ?? ''] : undefined;
+  return why ?? (isConnectionFailure(error) ? `the connection failed: ${it.code ?? it.message}` : undefined);
 };
 
 /** The error for a commit that is done but may be lost with its server. */
@@ -104,13 +108,18 @@ export const notReplicated = (name: string): CleaveError =>
     `The ${name} database did not confirm that its standby has the change. Try again in a moment.`,
   );
 
+const isCausedBy = (error: unknown, code: string): boolean =>
+  error instanceof CleaveError && (error.cause as DriverError | undefined)?.code === code;
+
 /** Whether a statement gave up because it had waited too long for a lock. Nothing of it was done. */
-export const isLockTimeout = (error: unknown): boolean =>
-  error instanceof CleaveError && (error.cause as DriverError | undefined)?.code === '55P03';
+export const isLockTimeout = (error: unknown): boolean => isCausedBy(error, '55P03');
+
+/** Whether a statement was refused because the user lacks a privilege. Waiting does not help. */
+export const lacksPrivilege = (error: unknown): boolean => isCausedBy(error, '42501');
 
 /**
  * Converts an error of the driver or of TypeORM: to `unavailable` if Postgres cannot be reached, is shutting down, has no
- * capacity, or gave up on the statement; any other error is returned unchanged. After `unavailable`, a write may or may not
+ * capacity, or cannot carry out the statement whatever the request; any other error is returned unchanged. After `unavailable`, a write may or may not
  * have taken effect: repeat it with the same key.
  *
  * @param name of the data source, for the message

@@ -318,6 +318,46 @@ describe('Sql', () => {
     await pool.end();
   });
 
+  it.each([
+    ['42501', 'the user lacks a privilege'],
+    ['53100', 'its disk is full'],
+    ['57014', 'the statement timed out or was cancelled'],
+    ['58030', 'its storage fails'],
+  ])('fails as unavailable and says why if Postgres cannot carry out a statement (%s)', async (code, why) => {
+    database = await testDatabase();
+    const sql = sqlOf(await start());
+    const failing = { name: `fails-${code}`, text: `DO $$ BEGIN RAISE 'no' USING ERRCODE = '${code}'; END $$` };
+    expect(await failureOf(sql.query(failing))).toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringContaining(why),
+    });
+  });
+
+  it('is degraded while the database is read-only, reads, and writes again once it is not', async () => {
+    database = await testDatabase();
+    const sql = sqlOf(await start());
+    await sql.query(put, ['a', 1]);
+    const operator = new pg.Client(database.url);
+    await operator.connect();
+    const setting = `ALTER DATABASE "${new URL(database.url).pathname.slice(1)}" SET default_transaction_read_only`;
+    await operator.query(`${setting} = on`);
+    await operator.query(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+      WHERE datname = current_database() AND pid <> pg_backend_pid()`);
+    // The first one may still get a connection whose end was not noticed yet.
+    await failureOf(sql.query(put, ['b', 2]));
+    const error = await failureOf(sql.query(put, ['b', 2]));
+    expect(error).toMatchObject({ code: 'unavailable', detail: expect.stringContaining('it is read-only') });
+    const details = { writes: 'are refused, because the database is read-only' };
+    expect(await sql.condition()).toEqual({ isDegraded: true, details });
+    expect(await sql.query(read)).toEqual([{ id: 'a', units: 1 }]);
+    await operator.query(`${setting} = off`);
+    await operator.end();
+    // The check closes the connection that had been opened before.
+    await sql.condition();
+    expect(await sql.condition()).toEqual({ isDegraded: false, details: {} });
+    await sql.query(put, ['b', 2]);
+  });
+
   it('waits for the standby on the connection that has read, and only if the result counts', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start());

@@ -1,22 +1,22 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 /**
- * Decisions wait less long for a lock than other statements, because they hold the locks of other products meanwhile. But
- * longer than `deadlock_timeout`, so that a deadlock is still reported as such.
+ * Decisions and settlements wait less long for a lock than other statements, because they hold the locks of other products
+ * meanwhile. But longer than `deadlock_timeout`, so that a deadlock is still reported as such.
  */
 export class LockedRows1764000000054 implements MigrationInterface {
   readonly name = 'LockedRows1764000000054';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`ALTER FUNCTION inventory.reserve SET lock_timeout = '2s'`);
-    await runner.query(`ALTER FUNCTION inventory.hold SET lock_timeout = '2s'`);
+    for (const name of ['reserve', 'hold', 'settle'])
+      await runner.query(`ALTER FUNCTION inventory.${name} SET lock_timeout = '2s'`);
     await runner.query(lockedRows);
   }
 
   async down(runner: QueryRunner): Promise<void> {
     await runner.query(`DROP FUNCTION inventory.locked_rows`);
-    await runner.query(`ALTER FUNCTION inventory.hold RESET lock_timeout`);
-    await runner.query(`ALTER FUNCTION inventory.reserve RESET lock_timeout`);
+    for (const name of ['settle', 'hold', 'reserve'])
+      await runner.query(`ALTER FUNCTION inventory.${name} RESET lock_timeout`);
   }
 }
 
@@ -27,10 +27,11 @@ export class LockedRows1764000000054 implements MigrationInterface {
  * it. So a row is named only if its holder is seen to keep it: a session that has been idle in its transaction for 2 seconds
  * or began it 10 seconds ago, or a transaction that was prepared 2 seconds ago. How long it has had the row is not known: of its
  * age, it may have spent most in the queue for the row. A session of another role is taken to keep the row if this role may not
- * see what it does. The row names its holder (`xmax`), unless several share it, or it was locked in a
- * subtransaction that has ended, as by `hold`; then it is not named.
+ * see what it does. The row names its holder (`xmax`), or the list of those that share it; no system column tells which of the
+ * two it is. If it was locked in a subtransaction that has ended, as by `hold`, it is not named.
  *
- * A reservation that a transaction in progress has inserted is invisible, but an insert of the same id has to wait.
+ * A reservation that a transaction in progress has inserted is invisible, but an insert of the same id has to wait. If the
+ * whole table is locked, as while an index is created, no single reservation is, and this fails.
  */
 const lockedRows = `
   CREATE FUNCTION inventory.locked_rows(
@@ -39,8 +40,12 @@ const lockedRows = `
   DECLARE
     free text[];
     id uuid;
+    busy record;
+    holders xid[];
   BEGIN
     reservations := '{}';
+    products := '{}';
+    IF p_reservations <> '{}' THEN LOCK TABLE inventory.reservations IN ROW EXCLUSIVE MODE; END IF;
     FOREACH id IN ARRAY p_reservations LOOP
       BEGIN
         INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
@@ -55,18 +60,28 @@ const lockedRows = `
     free := ARRAY(
       SELECT p.product_id FROM inventory.products p
       WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) FOR NO KEY UPDATE SKIP LOCKED);
-    products := ARRAY(
-      SELECT p.product_id FROM inventory.products p
+    FOR busy IN
+      SELECT p.product_id, p.xmax AS holder FROM inventory.products p
       WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND NOT p.product_id = ANY (free)
-        AND EXISTS (
-          SELECT FROM pg_locks h
-          -- A row may be locked by a subtransaction in progress; only the transaction itself is listed as prepared.
-          JOIN pg_locks t ON t.virtualtransaction = h.virtualtransaction AND t.locktype = 'transactionid' AND t.granted
-          LEFT JOIN pg_stat_activity a ON a.pid = h.pid
-          LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid
-          WHERE h.locktype = 'transactionid' AND h.granted AND h.transactionid = p.xmax AND CASE
-            WHEN a.pid IS NULL THEN x.prepared < now() - interval '2 seconds'
-            WHEN a.state IS NULL THEN true
-            WHEN a.state <> 'active' AND a.state_change < now() - interval '2 seconds' THEN a.xact_start IS NOT NULL
-            ELSE a.xact_start < now() - interval '10 seconds' END));
+    LOOP
+      holders := ARRAY[busy.holder];
+      BEGIN
+        -- A key share is not in the way.
+        holders := holders || ARRAY(SELECT m.xid FROM pg_get_multixact_members(busy.holder) m WHERE m.mode <> 'keysh');
+      EXCEPTION WHEN internal_error OR invalid_parameter_value THEN
+        NULL; -- There is no such list.
+      END;
+      IF EXISTS (
+        SELECT FROM pg_locks h
+        -- A row may be locked by a subtransaction in progress; only the transaction itself is listed as prepared.
+        JOIN pg_locks t ON t.virtualtransaction = h.virtualtransaction AND t.locktype = 'transactionid' AND t.granted
+        LEFT JOIN pg_stat_activity a ON a.pid = h.pid
+        LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid
+        WHERE h.locktype = 'transactionid' AND h.granted AND h.transactionid = ANY (holders) AND CASE
+          WHEN a.pid IS NULL THEN x.prepared < now() - interval '2 seconds'
+          WHEN a.state IS NULL THEN true
+          WHEN a.state <> 'active' AND a.state_change < now() - interval '2 seconds' THEN a.xact_start IS NOT NULL
+          ELSE a.xact_start < now() - interval '10 seconds' END
+      ) THEN products := products || busy.product_id; END IF;
+    END LOOP;
   END $$`;

@@ -6,6 +6,7 @@ import type { Decision, ReservationRequest } from '#contracts';
 import { testDatabase, type TestDatabase } from '#testing';
 import {
   brokenInvariants,
+  effect,
   longHoldMs,
   newTenant,
   reservation,
@@ -43,11 +44,18 @@ afterEach(async () => {
 const ask = async (at: Instance, reservations: ReservationRequest[], knows_locked = true): Promise<Decision[]> =>
   (await at.reserveStock.execute(tenant, { reservations, hold_ms: longHoldMs, knows_locked })).decisions;
 
-const lockProduct = async (id: string, how = 'UPDATE'): Promise<void> => {
-  await operator!.query('BEGIN');
-  await operator!.query(`SELECT FROM inventory.products WHERE tenant_id = $1 AND product_id = $2 FOR ${how}`, [
+const lockProduct = async (id: string, how = 'UPDATE', by = operator!): Promise<void> => {
+  await by.query('BEGIN');
+  await by.query(`SELECT FROM inventory.products WHERE tenant_id = $1 AND product_id = $2 FOR ${how}`, [
     ...[tenant, id],
   ]);
+};
+
+/** A statement that locks product m and then takes an hour. @returns the code it is ended with */
+const workOn = (by: pg.Client): Promise<unknown> => {
+  const locked = `SELECT FROM inventory.products WHERE tenant_id = $1 AND product_id = 'm' FOR NO KEY UPDATE`;
+  const working = by.query(`WITH held AS MATERIALIZED (${locked}) SELECT pg_sleep(3600) FROM held`, [tenant]);
+  return working.catch((error: { code: string }) => error.code);
 };
 
 const lockedProducts = async (ids: string[]): Promise<string[]> => {
@@ -57,7 +65,7 @@ const lockedProducts = async (ids: string[]): Promise<string[]> => {
 
 /** How long decisions wait for a lock; with 0 without limit. */
 const waitAtMost = async (limit: string): Promise<void> => {
-  for (const name of ['reserve', 'hold'])
+  for (const name of ['reserve', 'hold', 'settle'])
     await watcher!.query(`ALTER FUNCTION inventory.${name} SET lock_timeout = '${limit}'`);
 };
 
@@ -94,6 +102,91 @@ it.each(['UPDATE', 'SHARE'])(
   60_000,
 );
 
+it('a product that several share is named, unless all of them let others change it', async () => {
+  const other = new pg.Client(database.url);
+  await other.connect();
+  try {
+    for (const [how, named] of [
+      ['SHARE', ['m']],
+      ['KEY SHARE', []],
+    ] as const) {
+      await lockProduct('m', how);
+      await lockProduct('m', how, other);
+      await watcher!.query('SELECT pg_sleep(2.1)');
+      expect(await lockedProducts(['a', 'm'])).toEqual(named);
+      await Promise.all([operator!.query('ROLLBACK'), other.query('ROLLBACK')]);
+    }
+  } finally {
+    await other.end();
+  }
+}, 60_000);
+
+it('a busy product is not named because somebody shares it who lets others change it', async () => {
+  await lockProduct('m', 'KEY SHARE');
+  await watcher!.query('SELECT pg_sleep(2.1)');
+  const busy = new pg.Client(database.url);
+  await busy.connect();
+  try {
+    const [{ pid } = { pid: 0 }] = (await busy.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows;
+    const working = workOn(busy);
+    const works = `SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'`;
+    while ((await watcher!.query(works, [pid])).rowCount === 0) await setTimeout(10);
+    expect(await lockedProducts(['m'])).toEqual([]);
+    await watcher!.query('SELECT pg_cancel_backend($1)', [pid]);
+    expect(await working).toBe('57014');
+  } finally {
+    await busy.end();
+  }
+}, 60_000);
+
+it('while a table is locked, as to create an index, no reservation is taken for locked', async () => {
+  await operator!.query('BEGIN; LOCK TABLE inventory.reservations IN SHARE MODE');
+  await waitAtMost('500ms');
+  try {
+    const asked = ask(instances[0], [reservation({ a: 1 })]);
+    const begun = async () => {
+      await untilBlocked(watcher!, 1);
+      const blocked = `SELECT xact_start::text AS at FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%inventory.hold%'`;
+      return (await watcher!.query<{ at: string }>(blocked)).rows[0]?.at;
+    };
+    const first = await begun();
+    // It has given up, has looked for locked rows, and tries again.
+    for (let next = first; next === undefined || next === first; next = await begun()) await setTimeout(10);
+    await operator!.query('ROLLBACK');
+    expect(await asked).toMatchObject([{ outcome: 'held' }]);
+  } finally {
+    await waitAtMost('2s');
+  }
+}, 60_000);
+
+it('effects wait once for a product that stays locked, and do not block other products by waiting again', async () => {
+  const [both, other] = [reservation({ a: 1, m: 1 }), reservation({ a: 1 })];
+  await ask(instances[0], [both, other]);
+  await lockProduct('m');
+  const effects = [effect(both.reservation_id, 2, 'release'), effect(other.reservation_id, 2, 'fulfil', { a: 1 })];
+  const settled = () => instances[0].settleStock.execute(tenant, effects);
+  await expect(settled()).rejects.toMatchObject({ code: 'unavailable', cause: { code: '55P03' } });
+  await watcher!.query('SELECT pg_sleep(2.1)');
+  // From now on they would wait for ever, and hold the other product meanwhile.
+  await waitAtMost('0');
+  try {
+    await expect(settled()).rejects.toMatchObject({ code: 'unavailable', detail: expect.stringContaining(': m.') });
+    expect(await ask(instances[0], [reservation({ a: 1 })])).toMatchObject([{ outcome: 'held' }]);
+    await operator!.query('ROLLBACK');
+    expect(await settled()).toMatchObject({ applied: 2 });
+    // A product that is merely busy is waited for again.
+    await lockProduct('a');
+    const more = instances[0].settleStock.execute(tenant, [effect(both.reservation_id, 3, 'restock', { a: 1 })]);
+    await untilBlocked(watcher!, 1);
+    await operator!.query('ROLLBACK');
+    expect(await more).toMatchObject({ applied: 1 });
+  } finally {
+    await waitAtMost('2s');
+  }
+  expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
+}, 60_000);
+
 it('what a batch holds while it waits for a locked product is not taken for locked', async () => {
   await lockProduct('m');
   await waitAtMost('4s');
@@ -116,14 +209,7 @@ it('a product is not taken for locked because its holder has waited long for it'
     for (let found: string[] | undefined; found === undefined;) {
       await lockProduct('m');
       const [{ pid } = { pid: 0 }] = (await busy.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows;
-      const working = busy
-        .query(
-          `WITH held AS MATERIALIZED (
-             SELECT FROM inventory.products WHERE tenant_id = $1 AND product_id = 'm' FOR NO KEY UPDATE)
-           SELECT pg_sleep(3600) FROM held`,
-          [tenant],
-        )
-        .catch((error: { code: string }) => error.code);
+      const working = workOn(busy);
       await untilBlocked(watcher!, 1);
       await watcher!.query(`SELECT pg_sleep(2.1)`);
       await operator!.query('ROLLBACK');

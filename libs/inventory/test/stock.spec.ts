@@ -159,6 +159,17 @@ describe('an adjustment', () => {
     expect(await stockOf('adjusted')).toMatchObject({ on_hand: 13 });
   });
 
+  it('of another account may have the same idempotency key', async () => {
+    await stocked(inventory, tenant, { adjusted: 5 });
+    const [productId, idempotencyKey] = ['adjusted', randomUUID()];
+    const by = (account: string) =>
+      inventory.adjustStock.execute(tenant, { productId, delta: 1, reason: 'found', account, idempotencyKey });
+    expect(await by('a')).toMatchObject({ stock: { on_hand: 6 }, replayed: false });
+    expect(await by('b')).toMatchObject({ stock: { on_hand: 7 }, replayed: false });
+    expect(await by('a')).toMatchObject({ stock: { on_hand: 6 }, replayed: true });
+    expect(await stockOf('adjusted')).toMatchObject({ on_hand: 7 });
+  });
+
   it('that is refused does not use up its idempotency key', async () => {
     await stocked(inventory, tenant, { tight: 5 });
     const reservationId = await hold({ tight: 4 });

@@ -300,6 +300,12 @@ describe('a transaction that begins before others and commits after them', () =>
     }
   });
 
+  it('is not detectable without the privilege to read the log, which no waiting gives', async () => {
+    const refused = new CleaveError('unavailable', 'no', {}, { cause: { code: '42501' } });
+    const refusing = { query: () => Promise.reject(refused) };
+    await expect(new PostgresOutbox(refusing as unknown as Sql).condition()).rejects.toBe(refused);
+  });
+
   it('is reported as degraded once an event has been held back for over 30 seconds', async () => {
     const slow = new pg.Client(database.url);
     await slow.connect();

@@ -550,6 +550,33 @@ describe('a money move with expected versions', () => {
   });
 });
 
+const runningNone = () => {
+  const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
+  return new RunSagas(sagas, payment, one.relay, current, 15_000);
+};
+
+it('two accounts may use the same idempotency key, each for a money move of its own', async () => {
+  const { order_id: orderId } = await buy();
+  const moves: MoneyMoves = {
+    start: () => Promise.reject(new Error('every move has been made')),
+    find: () => {
+      const data = { amount_minor: 1, fingerprint: 'f' };
+      return Promise.resolve({ orderId, data, state: 'ended', result: { amount_minor: 1 } });
+    },
+  };
+  const moveMoney = new MoveMoney(moves, one.orders, runningNone());
+  const moveOf = async (account: string, idempotencyKey: string) =>
+    moveMoney.execute({
+      ...{ tenant, account, idempotencyKey, fingerprint: 'f', orderId },
+      ...{ kind: 'refund', expectedVersions: undefined, amountMinor: 1 },
+    });
+  const first = await moveOf('a', 'k');
+  expect(first).toMatchObject({ move: { status: 'succeeded' }, replayed: true });
+  expect(await moveOf('a', 'k')).toEqual(first);
+  expect(await moveOf('b', 'k')).not.toEqual(first);
+  expect(await moveOf('a', 'l')).not.toEqual(first);
+});
+
 it('a money move that is not decided in time is answered as pending, even if the wall clock is set back', async () => {
   const order = await buy();
   await change('end', `state = 'ended'`, order);
@@ -567,9 +594,9 @@ it('a money move that is not decided in time is answered as pending, even if the
       return Promise.resolve({ orderId: order.order_id, data, state, result: {} });
     },
   };
-  const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
-  const moveMoney = new MoveMoney(moves, one.orders, new RunSagas(sagas, payment, one.relay, current, 15_000));
-  expect(await moveMoney.execute(command)).toMatchObject({ move: { kind: 'refund', status: 'pending' } });
+  expect(await new MoveMoney(moves, one.orders, runningNone()).execute(command)).toMatchObject({
+    move: { kind: 'refund', status: 'pending' },
+  });
 }, 10_000);
 
 describe('an operation id', () => {

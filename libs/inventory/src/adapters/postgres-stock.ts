@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, limits, type Decision, type OverdueHold, type Stock, type StockEffect } from '#contracts';
-import { arrayOf, InjectSql, Sql, firstSetting, isLockTimeout, type Queries } from '#database';
+import { arrayOf, InjectSql, Sql, firstSetting, isLockTimeout, type Queries, type Statement } from '#database';
 import type { ReservationBatch } from '../domain/reservation-batch.js';
 import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
@@ -29,6 +29,10 @@ const unitsOf = (lines: StockEffect['lines']): Record<string, number> => {
   const units = new Map<string, number>();
   for (const line of lines ?? []) units.set(line.product_id, (units.get(line.product_id) ?? 0) + line.quantity);
   return Object.fromEntries(units);
+};
+
+const throwLockTimeout = (error: unknown): never => {
+  throw isLockTimeout(error) ? new LockTimeout(error as CleaveError) : error;
 };
 
 /** What the database decides. */
@@ -83,21 +87,25 @@ export class PostgresStock
     return firstSetting(this.sql, 'inventory', 'id', randomUUID());
   }
 
-  async decide(...given: Parameters<StockReservations['decide']>): ReturnType<StockReservations['decide']> {
-    try {
-      return await this.decideOrPrepare(...given);
-    } catch (error) {
-      throw isLockTimeout(error) ? new LockTimeout(error as CleaveError) : error;
-    }
+  decide(...given: Parameters<StockReservations['decide']>): ReturnType<StockReservations['decide']> {
+    return this.decideOrPrepare(...given).catch(throwLockTimeout);
   }
 
-  async locked(...[tenant, ids]: Parameters<StockReservations['locked']>): ReturnType<StockReservations['locked']> {
+  locked(...[tenant, ids]: Parameters<StockReservations['locked']>): ReturnType<StockReservations['locked']> {
+    return this.lockedBy(lockedRows, [tenant, ids.products, ids.reservations]);
+  }
+
+  async lockedFor(
+    ...[tenant, effects]: Parameters<StockSettlements['lockedFor']>
+  ): ReturnType<StockSettlements['lockedFor']> {
+    const ids = effects.map((it) => it.reservation_id);
+    const named = effects.flatMap((it) => Object.keys(unitsOf(it.lines)));
+    return (await this.lockedBy(lockedOfEffects, [tenant, ids, named])).products;
+  }
+
+  private async lockedBy(statement: Statement, values: readonly unknown[]): ReturnType<StockReservations['locked']> {
     try {
-      const [row] = await this.sql.query<{ products: string[]; reservations: string[] }>(lockedRows, [
-        tenant,
-        ids.products,
-        ids.reservations,
-      ]);
+      const [row] = await this.sql.query<{ products: string[]; reservations: string[] }>(statement, values);
       return row!;
     } catch (error) {
       // A whole table is locked.
@@ -195,11 +203,12 @@ export class PostgresStock
       arrayOf.text(effects.map((it) => it.kind)),
       arrayOf.jsonb(effects.map((it) => JSON.stringify(unitsOf(it.lines)))),
     ];
-    const [row] = await this.sql.readSafely(
+    const settling = this.sql.readSafely(
       (sql) => sql.query<{ applied: number; impossible: EffectName[] }>(settle, values),
       // If nothing was left to apply, no commit has waited until the earlier effects were replicated.
       ([settled]) => settled!.applied === 0,
     );
+    const [row] = await settling.catch(throwLockTimeout);
     return row!;
   }
 
@@ -288,6 +297,14 @@ const reserving = '($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 const reserve = { name: 'inventory-reserve', text: `SELECT * FROM inventory.reserve${reserving}` };
 const hold = { name: 'inventory-reserve at-once', text: `SELECT * FROM inventory.hold${reserving}` };
 const lockedRows = { name: 'inventory-locked-rows', text: 'SELECT * FROM inventory.locked_rows($1, $2, $3)' };
+const lockedOfEffects = {
+  name: 'inventory-locked-of-effects',
+  text: `
+    SELECT l.* FROM inventory.locked_rows($1, ARRAY(
+      SELECT jsonb_object_keys(held) FROM inventory.reservations WHERE tenant_id = $1 AND reservation_id = ANY ($2::uuid[])
+      UNION SELECT unnest($3::text[])
+    ), '{}') l`,
+};
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
 /**

@@ -12,7 +12,7 @@ interface Rows {
   reservations: string[];
 }
 
-/** A batch has waited too long for a lock, so nothing was decided. */
+/** A batch has waited too long for a lock, so nothing of it was done. */
 export class LockTimeout extends CleaveError {
   constructor({ code, detail, extensions, cause }: CleaveError) {
     super(code, detail, extensions, { cause });
@@ -152,5 +152,5 @@ const mostTold = 10;
 const told = (ids: ReadonlySet<string>): string =>
   [...ids].slice(0, mostTold).join(', ') + (ids.size > mostTold ? ` and ${ids.size - mostTold} more` : '');
 
-const othersLock = (ids: ReadonlySet<string>): CleaveError =>
+export const othersLock = (ids: ReadonlySet<string>): CleaveError =>
   new CleaveError('unavailable', `The stock is locked by others: ${told(ids)}. Try again in a moment.`);

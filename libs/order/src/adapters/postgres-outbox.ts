@@ -1,7 +1,7 @@
 import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Bulkhead } from '#admission';
 import { CleaveError, type OrderEventType } from '#contracts';
-import { InjectSql, Sql, type Statement } from '#database';
+import { InjectSql, lacksPrivilege, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type LeasedPart, type LogNumbers, type Reading } from '#events';
 import type { Condition } from '#health';
 import { NoAnswer, within } from '#periodic';
@@ -84,7 +84,8 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     try {
       [waiting] = await within(lookedAtWithinMs, this.sql.query<{ by: string }>(waitedFor));
     } catch (error) {
-      if (!(error instanceof NoAnswer) && !(error instanceof CleaveError && error.code === 'unavailable')) throw error;
+      const mayPass = error instanceof CleaveError && error.code === 'unavailable' && !lacksPrivilege(error);
+      if (!(error instanceof NoAnswer) && !mayPass) throw error;
       if (this.isSeen) this.logger.warn(`the log of orders cannot be queried (${error.message}), trying again`);
       this.isSeen = false;
       return { isDegraded: true, details: { log: 'cannot be queried' } };
