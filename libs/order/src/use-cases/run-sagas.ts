@@ -77,7 +77,7 @@ export class RunSagas extends BackgroundWorker {
     private readonly relay: RelayOutbox,
     private readonly definitions: SagaDefinitions,
     @Inject(sagaLease) private readonly leaseMs: number,
-    @Optional() @Inject(Traces) private readonly traces?: Traces,
+    @Optional() private readonly traces?: Traces,
   ) {
     super({
       pollMs,
