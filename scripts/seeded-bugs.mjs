@@ -72,8 +72,8 @@ const all = [
   {
     bug: 'the relay moves its checkpoint before stock is settled',
     file: 'libs/order/src/use-cases/relay-outbox.ts',
-    replace: /const left = \[\.\.\.Map\.groupBy/g,
-    by: 'await checkpoint.keep(); const left = [...Map.groupBy',
+    replace: /const ofTenants = \[\.\.\.Map\.groupBy/g,
+    by: 'await checkpoint.keep(); const ofTenants = [...Map.groupBy',
     caughtBy: 'test/fault/interleavings',
   },
   {

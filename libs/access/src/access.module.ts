@@ -2,10 +2,10 @@ import { Module, Optional, type DynamicModule, type OnModuleInit } from '@nestjs
 import type { z } from 'zod';
 import { env } from '#config';
 import { CleaveError } from '#contracts';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
+import { InjectSql, Sql, databaseFor, type Database } from '#database';
 import { Readiness } from '#health';
 import { within } from '#periodic';
-import { Cursors } from '#rest';
+import { cursorsIn } from '#rest';
 import { Authenticator } from '#security';
 import { Keys1764000000007 } from '../migrations/1-keys.js';
 import { Audit1764000000035 } from '../migrations/2-audit.js';
@@ -70,11 +70,7 @@ export class AccessModule implements OnModuleInit {
         ...[AuditEntries, AuditTrail].map((port) => ({ provide: port, useExisting: PostgresAudit })),
         { provide: Keys, useExisting: PostgresKeys },
         { provide: KeyChanges, useExisting: ListeningDirectory },
-        {
-          provide: Cursors,
-          inject: [sqlToken('access')],
-          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'access')),
-        },
+        cursorsIn('access', 'access'),
       ],
     };
   }

@@ -1,4 +1,4 @@
-import { Global, Inject, Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
+import { Global, Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
 import { Metrics } from '#telemetry';
 import { Limiter } from './limiter.js';
 
@@ -14,7 +14,7 @@ export class Admission implements OnApplicationShutdown {
   private sampledAtMs = performance.now();
   private readonly sampling = setInterval(() => this.sample(), sampledEveryMs).unref();
 
-  constructor(@Optional() @Inject(Metrics) metrics?: Metrics) {
+  constructor(@Optional() metrics?: Metrics) {
     if (metrics) this.observe(metrics);
   }
 

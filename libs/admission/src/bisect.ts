@@ -1,25 +1,25 @@
 import { CleaveError } from '#contracts';
 
+export const isOutage = (error: unknown): error is CleaveError => error instanceof CleaveError && error.status === 503;
+
 /**
  * Does a whole batch at once. If it fails, it is bisected (retried in halves), so that an item that cannot be done fails
- * alone; in an outage (status 503) the whole batch fails.
+ * alone; in an outage the whole batch fails.
  *
  * @param work settles all items it is given, or throws; it may be given settled ones again
+ * @param fail receives the items that failed for good, with their error
  */
-export const bisect = async <Waiting extends { reject: (error: unknown) => void }>(
-  batch: Waiting[],
-  work: (some: Waiting[]) => Promise<void>,
+export const bisect = async <Item>(
+  batch: readonly Item[],
+  work: (some: readonly Item[]) => Promise<void>,
+  fail: (failed: readonly Item[], error: unknown) => void,
 ): Promise<void> => {
   try {
     await work(batch);
   } catch (error) {
-    const isOutage = error instanceof CleaveError && error.status === 503;
-    if (batch.length === 1 || isOutage) {
-      for (const { reject } of batch) reject(error);
-      return;
-    }
+    if (batch.length === 1 || isOutage(error)) return fail(batch, error);
     const middle = Math.ceil(batch.length / 2);
-    await bisect(batch.slice(0, middle), work);
-    await bisect(batch.slice(middle), work);
+    await bisect(batch.slice(0, middle), work, fail);
+    await bisect(batch.slice(middle), work, fail);
   }
 };

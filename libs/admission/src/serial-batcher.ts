@@ -52,9 +52,10 @@ export class SerialBatcher<Item> {
   }
 
   private settle(batch: Waiting<Item>[]): Promise<void> {
-    return bisect(batch, async (some) => {
+    const work = async (some: readonly Waiting<Item>[]): Promise<void> => {
       await this.work(some.map((it) => it.item));
       for (const { resolve } of some) resolve();
-    });
+    };
+    return bisect(batch, work, (failed, error) => failed.forEach(({ reject }) => reject(error)));
   }
 }

@@ -31,3 +31,7 @@ const isUsual = (text: string): boolean => {
  * still decides about any text that is not a usual UUID, such as the one of zeros.
  */
 export const uuid = z.stringFormat('uuid', (text: string) => isUsual(text) || pattern.test(text));
+
+/** The UUIDs that sort before and after all others (RFC 9562, 5.9 and 5.10). */
+export const nilUuid = '00000000-0000-0000-0000-000000000000';
+export const maxUuid = 'ffffffff-ffff-ffff-ffff-ffffffffffff';

@@ -133,7 +133,7 @@ export const metadata = z
   }, `must be at most ${limits.metadataBytes} bytes of JSON, without NUL or unpaired surrogates`)
   .meta({ description: `The caller's own data, at most ${limits.metadataBytes} bytes of JSON.` });
 
-/** One page of a list, newest first, and the cursor of the next page. */
+/** One page of a list, and the cursor of the next page. */
 export const pageOf = <Item extends z.ZodType>(item: Item) =>
   z.object({
     data: z.array(item),
@@ -142,6 +142,28 @@ export const pageOf = <Item extends z.ZodType>(item: Item) =>
       .nullable()
       .meta({ description: 'Pass it as `cursor` to get the next page; null on the last page.' }),
   });
+
+/** A page of a list before its cursor is written: the key of its last item, or null if there is no further page. */
+export interface Page<Item, Key = string> {
+  data: Item[];
+  last: Key | null;
+}
+
+/**
+ * Cuts a page from what was read: one item more than fits on it tells that there is a further page.
+ *
+ * @param isCut whether there is a further page, where the number of items does not tell
+ */
+export const cutPage = <Item, Key>(
+  found: readonly Item[],
+  limit: number,
+  keyOf: (last: Item) => Key,
+  isCut = found.length > limit,
+): Page<Item, Key> => {
+  const data = found.slice(0, limit);
+  const last = data.at(-1);
+  return { data, last: isCut && last !== undefined ? keyOf(last) : null };
+};
 
 /** The tenant and account of every caller where authentication is off, and of the operator. */
 export const defaultTenant = 'default';

@@ -1,4 +1,4 @@
-import { Inject, Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
 import { Readiness, type Condition } from '#health';
 import { NatsLink, type NatsAddress } from '#nats';
 import { ServiceSecrets } from '#security';
@@ -21,10 +21,10 @@ export class EventBus implements OnApplicationShutdown {
   private readonly signing: EventSigning | undefined;
 
   constructor(
-    @Optional() @Inject(Readiness) private readonly readiness?: Readiness,
+    @Optional() private readonly readiness?: Readiness,
     /** Authenticates events from NATS; without it, everybody who may publish there is trusted. */
-    @Optional() @Inject(ServiceSecrets) secrets?: ServiceSecrets,
-    @Optional() @Inject(Metrics) metrics?: Metrics,
+    @Optional() secrets?: ServiceSecrets,
+    @Optional() metrics?: Metrics,
   ) {
     this.signing = secrets && new EventSigning(secrets, metrics);
   }

@@ -1,13 +1,5 @@
 import { Admission } from '#admission';
-import {
-  Global,
-  Inject,
-  Injectable,
-  Module,
-  Optional,
-  type INestApplication,
-  type OnModuleDestroy,
-} from '@nestjs/common';
+import { Global, Injectable, Module, Optional, type INestApplication, type OnModuleDestroy } from '@nestjs/common';
 import { Readiness } from '#health';
 import { Authenticator } from '#security';
 import { Metrics, Traces, type RequestLog } from '#telemetry';
@@ -33,9 +25,9 @@ export class GrpcListener implements OnModuleDestroy {
   private server: GrpcServer | undefined;
 
   constructor(
-    @Inject(Readiness) private readonly readiness: Readiness,
-    @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
-    @Optional() @Inject(Traces) private readonly traces?: Traces,
+    private readonly readiness: Readiness,
+    @Optional() private readonly metrics?: Metrics,
+    @Optional() private readonly traces?: Traces,
   ) {}
 
   /**

@@ -1,4 +1,4 @@
-import { Global, Inject, Module, Optional } from '@nestjs/common';
+import { Global, Module, Optional } from '@nestjs/common';
 import { HttpAdapterHost } from '@nestjs/core';
 import { TerminusModule } from '@nestjs/terminus';
 import type { FastifyInstance } from 'fastify';
@@ -17,11 +17,7 @@ import { Readiness } from './readiness.js';
   exports: [Readiness],
 })
 export class HealthModule {
-  constructor(
-    @Inject(Readiness) readiness: Readiness,
-    @Inject(HttpAdapterHost) { httpAdapter }: HttpAdapterHost,
-    @Optional() @Inject(Metrics) metrics?: Metrics,
-  ) {
+  constructor(readiness: Readiness, { httpAdapter }: HttpAdapterHost, @Optional() metrics?: Metrics) {
     if (metrics) observeReadiness(metrics.meter('health'), readiness);
     // Runs when closing begins, before the server stops listening and before any module is destroyed.
     const fastify: FastifyInstance | undefined = httpAdapter?.getInstance();

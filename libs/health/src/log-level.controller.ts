@@ -1,4 +1,4 @@
-import { Body, Controller, Get, Header, Inject, Logger, Optional, Put, Query } from '@nestjs/common';
+import { Body, Controller, Get, Header, Logger, Optional, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { CleaveError, invalidRequest } from '#contracts';
@@ -74,7 +74,7 @@ const logLevelChanged = z
 export class LogLevelController {
   private readonly logger = new Logger('Log');
 
-  constructor(@Optional() @Inject(UpstreamLogLevels) private readonly upstreams?: UpstreamLogLevels) {}
+  constructor(@Optional() private readonly upstreams?: UpstreamLogLevels) {}
 
   @Get()
   @Header('Cache-Control', 'no-store')

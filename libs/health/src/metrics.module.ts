@@ -1,4 +1,4 @@
-import { Inject, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import { Metrics, Traces, observeProcess, type TelemetrySettings } from '#telemetry';
 import { LogLevelController } from './log-level.controller.js';
 import { MetricsController } from './metrics.controller.js';
@@ -9,8 +9,8 @@ export class MetricsModule implements OnApplicationShutdown {
   private readonly stopSampling: () => void;
 
   constructor(
-    @Inject(Metrics) private readonly metrics: Metrics,
-    @Inject(Traces) private readonly traces: Traces,
+    private readonly metrics: Metrics,
+    private readonly traces: Traces,
   ) {
     this.stopSampling = observeProcess(metrics.meter('process'));
   }

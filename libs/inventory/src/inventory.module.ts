@@ -3,10 +3,10 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
 import { cacheContract, defaultTenant } from '#contracts';
 import { env } from '#config';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
+import { InjectSql, Sql, databaseFor, type Database } from '#database';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
-import { Cursors } from '#rest';
+import { cursorsIn } from '#rest';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
 import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
@@ -133,11 +133,7 @@ export class InventoryModule implements OnModuleInit {
               messenger.clientFor(cacheContract, options.CACHE_AT, { balance: options.CACHE_BALANCE }),
             ),
         },
-        {
-          provide: Cursors,
-          inject: [sqlToken('inventory')],
-          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'inventory')),
-        },
+        cursorsIn('inventory', 'inventory'),
         StockDemoProducts,
         { provide: demoRequested, useValue: options.DEMO_PRODUCTS },
       ],

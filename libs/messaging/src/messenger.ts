@@ -3,7 +3,7 @@ import { reportTo, type BalancePolicy } from '#balancing';
 import { CleaveError, type Contract } from '#contracts';
 import type { ServiceSecrets } from '#security';
 import { Metrics, Traces } from '#telemetry';
-import { Inject, Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import type { Address, Endpoint } from './address.js';
 import { contractClient, type ContractClient, type Route } from './client.js';
 import { InProcessHub, InProcessRoute } from './in-process.js';
@@ -32,10 +32,10 @@ export class Messenger implements OnApplicationShutdown {
   readonly calls: ObservedCalls;
 
   constructor(
-    @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
+    @Optional() private readonly metrics?: Metrics,
     /** Signs messages between services; undefined if they share no secret. */
-    @Optional() @Inject(Signing) readonly signing?: Signing,
-    @Optional() @Inject(Traces) traces?: Traces,
+    @Optional() readonly signing?: Signing,
+    @Optional() traces?: Traces,
   ) {
     this.calls = new ObservedCalls(metrics, traces);
   }

@@ -4,12 +4,12 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
-import { InjectSql, Sql, cursorSecret, databaseFor, firstSetting, sqlToken, type Database } from '#database';
+import { InjectSql, Sql, databaseFor, firstSetting, sqlToken, type Database } from '#database';
 import { EventBus, EventPublisher, EventsModule, checkpointsIn, eventBus } from '#events';
 import { grpcAddress, type GrpcListening } from '#grpc';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
-import { Cursors } from '#rest';
+import { cursorsIn } from '#rest';
 import { MasterKeys, dataKeys } from '#security';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
@@ -184,11 +184,7 @@ export class OrderModule implements OnModuleInit {
           provide: port,
           useExisting: MessagingStock,
         })),
-        {
-          provide: Cursors,
-          inject: [sqlToken('order')],
-          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'orders')),
-        },
+        cursorsIn('order', 'orders'),
         ...publishing(options),
       ],
     };

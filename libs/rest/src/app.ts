@@ -1,4 +1,4 @@
-import { Inject, Module, Optional, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
+import { Module, Optional, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance } from 'fastify';
@@ -39,8 +39,8 @@ export interface RestAppOptions extends BrowserOptions {
 @Module({})
 class RestModule {
   constructor(
-    @Optional() @Inject(Metrics) readonly metrics?: Metrics,
-    @Optional() @Inject(Traces) readonly traces?: Traces,
+    @Optional() readonly metrics?: Metrics,
+    @Optional() readonly traces?: Traces,
   ) {}
 }
 

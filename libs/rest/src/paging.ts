@@ -1,6 +1,8 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
+import type { FactoryProvider } from '@nestjs/common';
 import type { z } from 'zod';
 import { CleaveError, invalidRequest, limits } from '#contracts';
+import { cursorSecret, sqlToken, type Sql } from '#database';
 
 /**
  * The page size from the text of `?limit=`: 50 if left out, capped at 200.
@@ -55,6 +57,13 @@ export class Cursors {
     return createHmac('sha256', this.secret).update(content).digest().subarray(0, signatureBytes);
   }
 }
+
+/** Provides the cursors signed with the secret in the schema of a database that was set up with `databaseFor`. */
+export const cursorsIn = (database: string, schema: string): FactoryProvider<Cursors> => ({
+  provide: Cursors,
+  inject: [sqlToken(database)],
+  useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, schema)),
+});
 
 const notOurs = (): CleaveError =>
   new CleaveError(

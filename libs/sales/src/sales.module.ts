@@ -2,11 +2,11 @@ import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
 import { inventoryContract, orderContract } from '#contracts';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
+import { InjectSql, Sql, databaseFor, type Database } from '#database';
 import { EventBus, EventsModule, checkpointsIn, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
-import { Cursors } from '#rest';
+import { cursorsIn } from '#rest';
 import { Sales1764000000007 } from '../migrations/1-sales.js';
 import { TakenOver1764000000048 } from '../migrations/2-taken-over.js';
 import { MessagingOrderLog } from './adapters/messaging-order-log.js';
@@ -77,11 +77,7 @@ export class SalesModule implements OnModuleInit {
               messenger.clientFor(inventoryContract, options.INVENTORY_AT, { balance: options.INVENTORY_BALANCE }),
             ),
         },
-        {
-          provide: Cursors,
-          inject: [sqlToken('sales')],
-          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'sales')),
-        },
+        cursorsIn('sales', 'sales'),
       ],
     };
   }

@@ -95,59 +95,34 @@ export const exposureFaults = (exposure: Exposure): VariableFault[] => {
   const farMessages = (exposure.messagesAt ?? []).filter((host) => !isLoopback(host));
   const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
   const grpcHost = grpcAt && withoutBrackets(grpcAt.slice(0, grpcAt.lastIndexOf(':')));
-  const open = (variable: string, host: string, advice: string): VariableFault[] =>
-    isLoopback(host)
-      ? []
-      : [
-          {
-            variable,
-            message: `${host} can be reached from other machines, and callers need not authenticate: ${advice}`,
-          },
-        ];
-  return [
-    ...(asks || (from !== 'callers' && SERVICE_SECRET !== undefined)
-      ? []
-      : open(
-          'HOST',
-          HOST,
-          from === 'callers' ? choices : `${choices}; or SERVICE_SECRET, behind a gateway that has the same`,
-        )),
-    ...(asks || SERVICE_SECRET !== undefined || grpcHost === undefined
-      ? []
-      : open('ORDER_GRPC_LISTEN', grpcHost, choices)),
-    ...(asks && passesOn && SERVICE_SECRET === undefined
-      ? [
-          {
-            variable: 'SERVICE_SECRET',
-            message:
-              'is not set, so the services behind this process would not know the caller; set the same 32 random characters or more there and here',
-          },
-        ]
-      : []),
-    ...(farMessages.length > 0 && SERVICE_SECRET === undefined
-      ? [
-          {
-            variable: 'SERVICE_SECRET',
-            message: `is not set, but messages or events come by ${farMessages.join()}, which other machines can reach: set the same 32 random characters or more in all services`,
-          },
-        ]
-      : []),
-    ...(OIDC_ISSUER !== undefined && OIDC_AUDIENCE === undefined
-      ? [
-          {
-            variable: 'OIDC_AUDIENCE',
-            message: 'is not set, but OIDC_ISSUER is: name the audience that its tokens for this API have',
-          },
-        ]
-      : []),
-    ...(RATE_LIMIT_REDIS_URL !== undefined && RATE_LIMIT === undefined
-      ? [
-          {
-            variable: 'RATE_LIMIT',
-            message:
-              'is not set, so that RATE_LIMIT_REDIS_URL would limit nothing: say how many requests a key may send, such as 600/minute, or leave both out',
-          },
-        ]
-      : []),
-  ];
+  const faults: VariableFault[] = [];
+  const refuse = (variable: string, message: string): void => void faults.push({ variable, message });
+  const refuseOpen = (variable: string, host: string, advice: string): void => {
+    if (!isLoopback(host))
+      refuse(variable, `${host} can be reached from other machines, and callers need not authenticate: ${advice}`);
+  };
+
+  if (!asks && from === 'callers') refuseOpen('HOST', HOST, choices);
+  else if (!asks && SERVICE_SECRET === undefined)
+    refuseOpen('HOST', HOST, `${choices}; or SERVICE_SECRET, behind a gateway that has the same`);
+  if (!asks && SERVICE_SECRET === undefined && grpcHost !== undefined)
+    refuseOpen('ORDER_GRPC_LISTEN', grpcHost, choices);
+  if (asks && passesOn && SERVICE_SECRET === undefined)
+    refuse(
+      'SERVICE_SECRET',
+      'is not set, so the services behind this process would not know the caller; set the same 32 random characters or more there and here',
+    );
+  if (farMessages.length > 0 && SERVICE_SECRET === undefined)
+    refuse(
+      'SERVICE_SECRET',
+      `is not set, but messages or events come by ${farMessages.join()}, which other machines can reach: set the same 32 random characters or more in all services`,
+    );
+  if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE === undefined)
+    refuse('OIDC_AUDIENCE', 'is not set, but OIDC_ISSUER is: name the audience that its tokens for this API have');
+  if (RATE_LIMIT_REDIS_URL !== undefined && RATE_LIMIT === undefined)
+    refuse(
+      'RATE_LIMIT',
+      'is not set, so that RATE_LIMIT_REDIS_URL would limit nothing: say how many requests a key may send, such as 600/minute, or leave both out',
+    );
+  return faults;
 };

@@ -2,11 +2,11 @@ import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
 import { orderContract, orderLogEvent } from '#contracts';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
+import { InjectSql, Sql, databaseFor, type Database } from '#database';
 import { EventBus, EventsModule, checkpointsIn, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
-import { Cursors } from '#rest';
+import { cursorsIn } from '#rest';
 import { MasterKeys, dataKeys } from '#security';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { MessageTraces1764000000007 } from '../migrations/2-traces.js';
@@ -126,11 +126,7 @@ export class WebhooksModule implements OnModuleInit {
           useFactory: (guard: AddressGuard) => new HttpSender(guard, options.WEBHOOKS_TIMEOUT_MS),
         },
         { provide: deliveryLimits, useValue: { ...usual, ...limits } },
-        {
-          provide: Cursors,
-          inject: [sqlToken('webhooks')],
-          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'webhooks')),
-        },
+        cursorsIn('webhooks', 'webhooks'),
       ],
     };
   }

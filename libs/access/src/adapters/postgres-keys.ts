@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import type { ApiKey, Scope } from '#contracts';
+import { maxUuid, type ApiKey, type Scope } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { KnownKey } from '#security';
 import type { Keys, NewKey } from '../use-cases/manage-keys.js';
@@ -25,7 +25,7 @@ export class PostgresKeys implements Keys {
   }
 
   page(tenant: string, before: string | undefined, limit: number): Promise<ApiKey[]> {
-    return this.sql.query<ApiKey>(page, [tenant, before ?? lastId, limit]);
+    return this.sql.query<ApiKey>(page, [tenant, before ?? maxUuid, limit]);
   }
 
   async find(tenant: string | undefined, keyId: string): Promise<ApiKey | undefined> {
@@ -58,9 +58,6 @@ interface ValidRow {
   secretHash: Buffer;
   validForMs: number | null;
 }
-
-/** Sorts after every possible id. */
-const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
 const columns = `key_id, tenant_id AS tenant, account_id AS account, name, scopes, created_at, expires_at, revoked_at,
   rotated_to`;

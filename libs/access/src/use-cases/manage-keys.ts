@@ -2,11 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import {
   CleaveError,
+  cutPage,
   defaultAccount,
   limits,
   type ApiKey,
   type CreateKeyRequest,
   type IssuedKey,
+  type Page,
   type Scope,
   invalidRequest,
 } from '#contracts';
@@ -72,14 +74,8 @@ export class ManageKeys {
     throw new CleaveError('too-many-keys', detail);
   }
 
-  async list(
-    tenant: string,
-    before: string | undefined,
-    limit: number,
-  ): Promise<{ data: ApiKey[]; last: string | null }> {
-    const rows = await this.keys.page(tenant, before, limit + 1);
-    const data = rows.slice(0, limit);
-    return { data, last: rows.length > limit ? data.at(-1)!.key_id : null };
+  async list(tenant: string, before: string | undefined, limit: number): Promise<Page<ApiKey>> {
+    return cutPage(await this.keys.page(tenant, before, limit + 1), limit, (it) => it.key_id);
   }
 
   /**

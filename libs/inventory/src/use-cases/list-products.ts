@@ -1,6 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import type { Product } from '#contracts';
-import { pageById, type PageById } from './page-by-id.js';
+import { cutPage, type Page, type Product } from '#contracts';
 
 export abstract class ProductList {
   /** At most `limit` products in the order of their ids, those after `after`. */
@@ -12,7 +11,7 @@ export abstract class ProductList {
 export class ListProducts {
   constructor(private readonly list: ProductList) {}
 
-  execute(tenant: string, after: string | undefined, limit: number): Promise<PageById<Product>> {
-    return pageById((most) => this.list.page(tenant, after, most), limit);
+  async execute(tenant: string, after: string | undefined, limit: number): Promise<Page<Product>> {
+    return cutPage(await this.list.page(tenant, after, limit + 1), limit, (it) => it.product_id);
   }
 }

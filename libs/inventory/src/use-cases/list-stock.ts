@@ -1,6 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import type { Stock } from '#contracts';
-import { pageById, type PageById } from './page-by-id.js';
+import { cutPage, type Page, type Stock } from '#contracts';
 
 export abstract class StockList {
   /** The stock of at most `limit` products in the order of their ids, those after `after`. */
@@ -12,7 +11,7 @@ export abstract class StockList {
 export class ListStock {
   constructor(private readonly list: StockList) {}
 
-  execute(tenant: string, after: string | undefined, limit: number): Promise<PageById<Stock>> {
-    return pageById((most) => this.list.page(tenant, after, most), limit);
+  async execute(tenant: string, after: string | undefined, limit: number): Promise<Page<Stock>> {
+    return cutPage(await this.list.page(tenant, after, limit + 1), limit, (it) => it.product_id);
   }
 }

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { limits } from '#contracts';
+import { limits, maxUuid } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { HistoryEntry } from '../domain/order.js';
 import type { Customer, WrappedKey } from '../domain/personal-data.js';
@@ -45,7 +45,7 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
 
   async ordersOf(...[{ tenant, customerId }, before, limit]: Parameters<CustomerData['ordersOf']>) {
     // One more than asked for tells whether there are more.
-    const values = [tenant, customerId, before ?? lastId, limit + 1, pageLines];
+    const values = [tenant, customerId, before ?? maxUuid, limit + 1, pageLines];
     const rows = await this.sql.query<KeptRow & { linesSoFar: number }>(ordersOfCustomer, values);
     const isMore = rows.length > limit || (rows.at(-1)?.linesSoFar ?? 0) >= pageLines;
     return { orders: await this.withKeys(tenant, rows.slice(0, limit)), isMore };
@@ -100,9 +100,6 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
 
 const byCustomer = (rows: readonly KeyRow[]): ReadonlyMap<string, WrappedKey> =>
   new Map(rows.map((row) => [row.customerId, row]));
-
-/** Sorts after every existing id. */
-const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
 const keyColumns = `key_id AS "keyId", master_id AS "masterId", wrapped`;
 

@@ -112,7 +112,7 @@ const decided = async (
   if (!before) throw noSuchOrder(orderId);
   const earlier = keyed && (await orders.versionOf(tenant, keyed));
   if (earlier) {
-    refuseOther(earlier.fingerprint, keyed);
+    refuseOtherRequest(earlier.fingerprint, keyed);
     return { answer: { order: await asAt(orders, tenant, before, earlier.version), replayed: true } };
   }
   if (expectedVersions && !expectedVersions.includes(before.version))
@@ -137,8 +137,12 @@ const asAt = async (orders: ReadableOrders, tenant: string, order: Order, versio
   return found;
 };
 
-const refuseOther = (fingerprint: string, keyed: KeyedChange): void => {
-  if (fingerprint === keyed.fingerprint) return;
+/** @throws CleaveError `idempotency-key-reused` if the key was used for a request with another fingerprint */
+export const refuseOtherRequest = (
+  used: string | undefined,
+  { fingerprint }: Pick<KeyedChange, 'fingerprint'>,
+): void => {
+  if (used === fingerprint) return;
   throw new CleaveError(
     'idempotency-key-reused',
     'The key was used for another request. Send the same request again, or choose a new key.',

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { mapConcurrently } from '#admission';
-import { CleaveError, limits, type ExportedOrder, type PaymentDocument } from '#contracts';
+import { CleaveError, limits, type ExportedOrder, type Page, type PaymentDocument } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import type { Customer } from '../domain/personal-data.js';
 import { KeepPersonalData, type KeptOrder } from './keep-personal-data.js';
@@ -45,11 +45,7 @@ export class ExportAndErasePersonalData {
   ) {}
 
   /** @throws CleaveError `customer-not-found` */
-  async export(
-    customer: Customer,
-    before: string | undefined,
-    limit: number,
-  ): Promise<{ data: Exported[]; last: string | null }> {
+  async export(customer: Customer, before: string | undefined, limit: number): Promise<Page<Exported>> {
     const { tenant } = customer;
     const { orders, isMore } = await this.customers.ordersOf(customer, before, limit);
     if (orders.length === 0 && before === undefined) throw noSuchCustomer();

@@ -7,7 +7,7 @@ import { isCancelledInPart, noSuchOrder, type Order } from '../domain/order.js';
 import type { Saga, SagaData } from '../domain/saga-moves.js';
 import type { SagaStep } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
-import { ChangeableOrders } from './change-order.js';
+import { ChangeableOrders, refuseOtherRequest } from './change-order.js';
 import { RunSagas } from './run-sagas.js';
 
 export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
@@ -156,11 +156,7 @@ export class MoveMoney {
     const pending = { move: { ...asked, amount_minor: null, status: 'pending' as const } };
     const outcome = await seenBy(giveUpAt, async () => {
       const { data, state, result } = (await this.moves.find(tenant, sagaId))!;
-      if (data.fingerprint !== fingerprint)
-        throw new CleaveError(
-          'idempotency-key-reused',
-          'The key was used for another request. Send the same request again, or choose a new key.',
-        );
+      refuseOtherRequest(data.fingerprint, { fingerprint });
       if (result.refused_for !== undefined) return { refusal: refusal(result.refused_for) };
       const { amount_minor = null } = result;
       if (state === 'ended') return { move: { ...asked, amount_minor, status: 'succeeded' as const } };

@@ -1,4 +1,4 @@
-import { Inject, Injectable, Optional } from '@nestjs/common';
+import { Injectable, Optional } from '@nestjs/common';
 import { cachedFor } from '#periodic';
 import { Metrics } from '#telemetry';
 
@@ -19,7 +19,7 @@ const [keepMs, withinMs] = [1_000, 5_000];
 /** Queries Postgres when metrics are collected. All instances report the same values, whichever of them lead the sagas. */
 @Injectable()
 export class ObserveSagas {
-  constructor(states: SagaStates, @Optional() @Inject(Metrics) metrics?: Metrics) {
+  constructor(states: SagaStates, @Optional() metrics?: Metrics) {
     const meter = metrics?.meter('order');
     if (!meter) return;
     const count = meter.createObservableGauge('order.sagas', {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { Inject, Injectable, Optional } from '@nestjs/common';
+import { Injectable, Optional } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { within } from '#periodic';
 import { Metrics, Traces, annotateWork, currentTrace } from '#telemetry';
@@ -27,11 +27,7 @@ export class PlaceOrder {
   private readonly waitingForTurn = { orders: 0, bytes: 0 };
   private readonly batcher: Batcher<Placement, PlacementResult>;
 
-  constructor(
-    reserveAndRecord: ReserveAndRecord,
-    @Optional() @Inject(Metrics) metrics?: Metrics,
-    @Optional() @Inject(Traces) traces?: Traces,
-  ) {
+  constructor(reserveAndRecord: ReserveAndRecord, @Optional() metrics?: Metrics, @Optional() traces?: Traces) {
     const { orders, lines, bytes, waiting, waitingBytes } = batchLimits;
     this.batcher = new Batcher(
       {

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type OrderStatus, type PaymentDocument } from '#contracts';
+import { CleaveError, cutPage, type OrderStatus, type Page, type PaymentDocument } from '#contracts';
 import { noSuchOrder, type HistoryEntry, type Order } from '../domain/order.js';
 
 export interface OrderFilter {
@@ -44,17 +44,10 @@ export class ReadOrders {
     return order;
   }
 
-  async list(
-    tenant: string,
-    filter: OrderFilter,
-    before: string | undefined,
-    limit: number,
-  ): Promise<{ data: Order[]; last: string | null }> {
-    // One more than asked for tells whether there is a next page.
+  async list(tenant: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Page<Order>> {
     const found = await this.orders.page(tenant, filter, before, limit + 1);
-    const data = found.slice(0, limit);
     const isCut = found.length > limit || linesOf(found) >= pageLines;
-    return { data, last: isCut ? (data.at(-1)?.order_id ?? null) : null };
+    return cutPage(found, limit, (it) => it.order_id, isCut);
   }
 
   /** @param after the last version that the caller has; 0 for none */
@@ -79,17 +72,13 @@ export class ReadOrders {
 
 const linesOf = (orders: readonly Order[]): number => orders.reduce((sum, it) => sum + it.lines.length, 0);
 
-export interface HistoryPage {
-  data: HistoryEntry[];
-  /** The last version on the page, if there may be more. */
-  last: number | null;
-}
+/** Entries of a history, and the last version among them. */
+export type HistoryPage = Page<HistoryEntry, number>;
 
 /** @param found one entry more than `limit`; fewer if they have `pageLines` lines or there are no more */
 export const historyPageOf = (found: readonly HistoryEntry[], limit: number): HistoryPage => {
-  const data = found.slice(0, limit);
   const isCut = found.length > limit || toldLinesOf(found) >= pageLines;
-  return { data, last: isCut ? (data.at(-1)?.version ?? null) : null };
+  return cutPage(found, limit, (it) => it.version, isCut);
 };
 
 /** The total number of lines in entries of a history. */

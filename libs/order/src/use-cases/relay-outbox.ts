@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { mapConcurrently } from '#admission';
 import type { StockEffect } from '#contracts';
 import { Checkpoints, EventConsumer, EventSource, type Checkpoint, type LogEntry } from '#events';
 import { stockEffectOf, type HistoryEntry } from '../domain/order.js';
@@ -52,23 +53,10 @@ export class RelayOutbox extends EventConsumer<OutboxEvent> {
   }
 
   protected async apply(events: readonly OutboxEvent[], checkpoint: Checkpoint): Promise<void> {
-    const left = [...Map.groupBy(events, (it) => it.tenant)];
-    const tell = async (): Promise<void> => {
-      for (let next = left.shift(); next; next = left.shift()) {
-        const [tenant, group] = next;
-        for (const part of partsOf(group.flatMap(effectsOf))) await this.settle(tenant, part);
-      }
-    };
-    const telling = Array.from({ length: tenantsAtOnce }, () =>
-      tell().catch((error: unknown) => {
-        // The batch fails as a whole, so the other calls need not find out that inventory is away.
-        left.length = 0;
-        throw error;
-      }),
-    );
-    // Only after all of them have ended: a delivery must not overlap with its own repeat.
-    const failed = (await Promise.allSettled(telling)).find((it) => it.status === 'rejected');
-    if (failed) throw failed.reason as Error;
+    const ofTenants = [...Map.groupBy(events, (it) => it.tenant)];
+    await mapConcurrently(ofTenants, tenantsAtOnce, async ([tenant, group]) => {
+      for (const part of partsOf(group.flatMap(effectsOf))) await this.settle(tenant, part);
+    });
     await checkpoint.keep();
   }
 

@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { Bulkhead, bisect } from '#admission';
+import { Bulkhead, bisect, isOutage } from '#admission';
 import { CleaveError, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
 import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
 import {
@@ -192,18 +192,15 @@ export class ReserveAndRecord {
    * once it is known that the key has no other answer.
    */
   private async ofTenant(tenant: string, placements: Placement[], results: Results): Promise<void> {
-    const waiting = placements.map((placement) => ({
-      placement,
-      reject: (error: unknown): void => {
-        if (!results.has(placement)) results.set(placement, error as Error);
-      },
-    }));
-    const place = () => bisect(waiting, (some) => this.place(tenant, some, results));
+    const fail = (failed: readonly Placement[], error: unknown): void => {
+      for (const it of failed) if (!results.has(it)) results.set(it, error as Error);
+    };
+    const place = () => bisect(placements, (some) => this.place(tenant, some, results), fail);
     try {
       // The halves share one turn of the bulkhead; tenants that it refuses have had no effect.
       await (this.protocol === 'two-phase' ? this.preparing.inTurn(place) : place());
     } catch (error) {
-      for (const { reject } of waiting) reject(error);
+      fail(placements, error);
     }
     await this.lookAgain(tenant, placements, results);
     await this.refuseOthersData(tenant, placements, results);
@@ -224,8 +221,8 @@ export class ReserveAndRecord {
       if (isOpen(placement) && !isKeyed(placement)) results.set(placement, notKnown(results.get(placement)));
   }
 
-  private async place(tenant: string, waiting: readonly { placement: Placement }[], results: Results): Promise<void> {
-    const open = waiting.map((it) => it.placement).filter((it) => !results.has(it));
+  private async place(tenant: string, placements: readonly Placement[], results: Results): Promise<void> {
+    const open = placements.filter((it) => !results.has(it));
     if (open.length === 0) return;
     // A probe: while orders cannot be recorded, reserving would only keep stock from others until the sweep.
     if (!this.canRecord) await (this.probe ??= this.record(tenant, []).finally(() => (this.probe = undefined)));
@@ -537,8 +534,6 @@ export class ReserveAndRecord {
     return { ...this.sagas.begin(purchaseOf(payment.method)), data };
   }
 }
-
-const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
 
 const requestsOf = (tries: readonly Try[]): Parameters<StockHolder['reserve']>[1] =>
   tries.map(({ reservationId, orderId, placement: { command } }) => ({

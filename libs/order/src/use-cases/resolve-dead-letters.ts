@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type DeadLetterDocument } from '#contracts';
+import { CleaveError, cutPage, type DeadLetterDocument, type Page } from '#contracts';
 import { RunSagas } from './run-sagas.js';
 
 export type DeadLetter = DeadLetterDocument;
@@ -23,14 +23,8 @@ export class ResolveDeadLetters {
     private readonly running: RunSagas,
   ) {}
 
-  async list(
-    tenant: string,
-    after: string | undefined,
-    limit: number,
-  ): Promise<{ data: DeadLetter[]; last: string | null }> {
-    const found = await this.sagas.parked(tenant, after, limit + 1);
-    const data = found.slice(0, limit);
-    return { data, last: found.length > limit ? (data.at(-1)?.saga_id ?? null) : null };
+  async list(tenant: string, after: string | undefined, limit: number): Promise<Page<DeadLetter>> {
+    return cutPage(await this.sagas.parked(tenant, after, limit + 1), limit, (it) => it.saga_id);
   }
 
   /** Retries it, under a new operation id if it was refused for good: that may be possible by now. */

@@ -1,6 +1,6 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
-import { Bulkhead, roundsOf } from '#admission';
-import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
+import { Bulkhead, bisect, roundsOf } from '#admission';
+import type { PaymentOutcome, PaymentRequest } from '#contracts';
 import { BackgroundWorker, NoAnswer, within } from '#periodic';
 import { Traces, withWork } from '#telemetry';
 import {
@@ -77,7 +77,7 @@ export class RunSagas extends BackgroundWorker {
     private readonly relay: RelayOutbox,
     private readonly definitions: SagaDefinitions,
     @Inject(sagaLease) private readonly leaseMs: number,
-    @Optional() @Inject(Traces) private readonly traces?: Traces,
+    @Optional() private readonly traces?: Traces,
   ) {
     super({
       pollMs,
@@ -242,18 +242,16 @@ export class RunSagas extends BackgroundWorker {
 
   /** A call that fails as a whole is retried in halves, so that a request payment does not understand holds up no other. */
   private async perform(tenant: string, requests: readonly PaymentRequest[]): Promise<PaymentOutcome[]> {
-    try {
-      return await this.payment.perform(tenant, requests);
-    } catch (error) {
-      const isOutage = error instanceof CleaveError && error.status === 503;
-      if (!isOutage && requests.length > 1) {
-        const middle = Math.ceil(requests.length / 2);
-        const [first, second] = [requests.slice(0, middle), requests.slice(middle)];
-        return [...(await this.perform(tenant, first)), ...(await this.perform(tenant, second))];
-      }
-      this.logger.warn(`payment did not answer, trying again (${String(error)})`);
-      return requests.map(() => ({ outcome: 'open', reason: 'payment did not answer' }));
-    }
+    const outcomes: PaymentOutcome[] = [];
+    await bisect(
+      requests,
+      async (some) => void outcomes.push(...(await this.payment.perform(tenant, some))),
+      (failed, error) => {
+        this.logger.warn(`payment did not answer, trying again (${String(error)})`);
+        outcomes.push(...failed.map((): PaymentOutcome => ({ outcome: 'open', reason: 'payment did not answer' })));
+      },
+    );
+    return outcomes;
   }
 
   private async keep(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>> {

@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { Inject, Injectable, Optional } from '@nestjs/common';
+import { Injectable, Optional } from '@nestjs/common';
 import type { OrderLogEvent } from '#contracts';
 import { Checkpoints, EventConsumer, type Checkpoint, type EventSource } from '#events';
 import { BackgroundWorker } from '#periodic';
@@ -100,8 +100,8 @@ export class FollowOrders extends BackgroundWorker {
     private readonly views: Views,
     private readonly checkpoints: Checkpoints,
     private readonly log: OrderLog,
-    @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
-    @Optional() @Inject(Traces) private readonly traces?: Traces,
+    @Optional() private readonly metrics?: Metrics,
+    @Optional() private readonly traces?: Traces,
   ) {
     super({
       pollMs: lookMs,

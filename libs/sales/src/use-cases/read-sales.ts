@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type SalesOfDay, type StockOutlook } from '#contracts';
+import { CleaveError, cutPage, type Page, type SalesOfDay, type StockOutlook } from '#contracts';
 import { outlookOf, windowBefore } from '../domain/sales.js';
 
 export interface SalesFilter {
@@ -43,11 +43,9 @@ export class ReadSales {
     filter: SalesFilter,
     before: SalesKey | undefined,
     limit: number,
-  ): Promise<{ data: SalesOfDay[]; last: SalesKey | null }> {
+  ): Promise<Page<SalesOfDay, SalesKey>> {
     const found = await this.sales.page(tenant, filter, before, limit + 1);
-    const data = found.slice(0, limit);
-    const { day, product_id, currency } = data.at(-1) ?? { day: '', product_id: '', currency: '' };
-    return { data, last: found.length > limit ? { day, product_id, currency } : null };
+    return cutPage(found, limit, ({ day, product_id, currency }) => ({ day, product_id, currency }));
   }
 
   async outlook(tenant: string, productId: string): Promise<StockOutlook> {

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import {
+  maxUuid,
   webhookDeliveryStatuses,
   type WebhookDeliveryDetail,
   type WebhookDeliveryDocument,
@@ -14,7 +15,6 @@ import type { Attempt, ClaimedDelivery, DueDeliveries } from '../use-cases/deliv
 import type { KeptDeliveries } from '../use-cases/purge-deliveries.js';
 import type { DeliveryLog } from '../use-cases/read-deliveries.js';
 import type { Redeliveries } from '../use-cases/redeliver-messages.js';
-import { lastId } from './postgres-endpoints.js';
 
 /** Messages, their deliveries and every attempt, in Postgres. */
 @Injectable()
@@ -70,7 +70,7 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
     limit: number,
   ): Promise<WebhookDeliveryDocument[]> {
     return this.sql.query<WebhookDeliveryDocument>(pages[status ?? 'all'], [
-      ...[tenant, endpointId, before ?? lastId, limit],
+      ...[tenant, endpointId, before ?? maxUuid, limit],
     ]);
   }
 

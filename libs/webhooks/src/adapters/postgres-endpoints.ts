@@ -1,9 +1,11 @@
 import { Injectable } from '@nestjs/common';
-import type {
-  ChangeWebhookEndpointRequest,
-  CreateWebhookEndpointRequest,
-  OrderEventType,
-  WebhookEndpointDocument,
+import {
+  maxUuid,
+  nilUuid,
+  type ChangeWebhookEndpointRequest,
+  type CreateWebhookEndpointRequest,
+  type OrderEventType,
+  type WebhookEndpointDocument,
 } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { WantedTypes } from '../use-cases/accept-events.js';
@@ -41,7 +43,7 @@ export class PostgresEndpoints implements Endpoints, WantedTypes, KeptSecrets {
   }
 
   page(tenant: string, before: string | undefined, limit: number): Promise<WebhookEndpointDocument[]> {
-    return this.sql.query<WebhookEndpointDocument>(page, [tenant, before ?? lastId, limit]);
+    return this.sql.query<WebhookEndpointDocument>(page, [tenant, before ?? maxUuid, limit]);
   }
 
   async change(
@@ -93,7 +95,7 @@ export class PostgresEndpoints implements Endpoints, WantedTypes, KeptSecrets {
   }
 
   under(master: string | null, after: SecretsOfEndpoint | undefined, limit: number): Promise<SecretsOfEndpoint[]> {
-    const behind = [after?.tenant ?? '', after?.endpointId ?? firstId];
+    const behind = [after?.tenant ?? '', after?.endpointId ?? nilUuid];
     return this.sql.query<SecretsOfEndpoint>(under, [master, ...behind, limit]);
   }
 
@@ -106,11 +108,6 @@ export class PostgresEndpoints implements Endpoints, WantedTypes, KeptSecrets {
     ]);
   }
 }
-
-/** Sorts after every existing id. */
-export const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-/** Sorts before every existing id. */
-const firstId = '00000000-0000-0000-0000-000000000000';
 
 const columns = 'endpoint_id, url, types, description, enabled, disabled_reason, created_at, updated_at';
 

@@ -103,8 +103,8 @@ export class DeliverMessages extends BackgroundWorker {
     private readonly sender: WebhookSender,
     private readonly secrets: KeepSecrets,
     @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
-    @Optional() @Inject(Metrics) metrics?: Metrics,
-    @Optional() @Inject(Traces) private readonly traces?: Traces,
+    @Optional() metrics?: Metrics,
+    @Optional() private readonly traces?: Traces,
   ) {
     super({
       pollMs: limits.pollMs,

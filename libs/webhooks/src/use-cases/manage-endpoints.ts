@@ -1,9 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import {
   CleaveError,
+  cutPage,
   limits,
   type ChangeWebhookEndpointRequest,
   type CreateWebhookEndpointRequest,
+  type Page,
   type WebhookEndpointDocument,
   type WebhookSecretDocument,
 } from '#contracts';
@@ -97,14 +99,8 @@ export class ManageEndpoints {
     return found(await this.endpoints.find(tenant, endpointId));
   }
 
-  async list(
-    tenant: string,
-    before: string | undefined,
-    limit: number,
-  ): Promise<{ data: WebhookEndpointDocument[]; last: string | null }> {
-    const rows = await this.endpoints.page(tenant, before, limit + 1);
-    const data = rows.slice(0, limit);
-    return { data, last: rows.length > limit ? (data.at(-1)?.endpoint_id ?? null) : null };
+  async list(tenant: string, before: string | undefined, limit: number): Promise<Page<WebhookEndpointDocument>> {
+    return cutPage(await this.endpoints.page(tenant, before, limit + 1), limit, (it) => it.endpoint_id);
   }
 
   async change(

@@ -1,6 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import {
   CleaveError,
+  cutPage,
+  type Page,
   type WebhookDeliveryDetail,
   type WebhookDeliveryDocument,
   type WebhookDeliveryStatus,
@@ -37,11 +39,10 @@ export class ReadDeliveries {
     status: WebhookDeliveryStatus | undefined,
     before: string | undefined,
     limit: number,
-  ): Promise<{ data: WebhookDeliveryDocument[]; last: string | null }> {
+  ): Promise<Page<WebhookDeliveryDocument>> {
     if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
-    const rows = await this.log.page(tenant, endpointId, status, before, limit + 1);
-    const data = rows.slice(0, limit);
-    return { data, last: rows.length > limit ? (data.at(-1)?.delivery_id ?? null) : null };
+    const found = await this.log.page(tenant, endpointId, status, before, limit + 1);
+    return cutPage(found, limit, (it) => it.delivery_id);
   }
 
   async one(tenant: string, deliveryId: string): Promise<WebhookDeliveryDetail> {
