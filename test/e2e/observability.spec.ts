@@ -20,7 +20,15 @@ const itWithPromtool = orSkip(
 /** In the order in which an order and its payment produce them. */
 const expectedSpans = [
   ...['POST /orders', 'place orders', 'inventory.reserve', 'inventory-reserve at-once', 'order-record'],
-  ...['process stock', 'inventory.settle', 'inventory-settle', 'process sales-1', 'sales-add', 'process webhooks', 'deliver webhook'],
+  ...[
+    'process stock',
+    'inventory.settle',
+    'inventory-settle',
+    'process sales-1',
+    'sales-add',
+    'process webhooks',
+    'deliver webhook',
+  ],
   ...['lead sagas', 'payment.perform', 'order-sagas-move'],
 ];
 
@@ -69,7 +77,9 @@ describe.each(['monolith', 'split-tcp'] as const)('telemetry of %s', (name) => {
       const names = new Set(collector.of(traceId).map((it) => it.name));
       expect(expectedSpans.filter((it) => !names.has(it))).toEqual([]);
       // Each process exports on its own: a span may arrive before its parent.
-      expect(rootsOf(collector.of(traceId)).map((it) => [it.name, it.parentSpanId])).toEqual([['POST /orders', parentId]]);
+      expect(rootsOf(collector.of(traceId)).map((it) => [it.name, it.parentSpanId])).toEqual([
+        ['POST /orders', parentId],
+      ]);
     });
     const spans = collector.of(traceId);
     const byId = new Map(spans.map((it) => [it.spanId, it]));
