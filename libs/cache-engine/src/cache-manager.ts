@@ -129,16 +129,18 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     /** What the caller got: from then on, a load is a refresh in the background. */
     const answered: unknown[] = [];
     const loadAndTell = async (): Promise<unknown> => {
+      let stored: unknown;
       try {
         const it = await load();
         loaded.push(it);
-        const stored = packed(it);
-        if (answered.length > 0) events.emit('refresh', { key, value: it });
-        return stored;
+        stored = packed(it);
       } catch (error) {
         if (answered.length > 0) events.emit('refresh', { key, value: unpacked(answered[0]), error });
         throw error;
       }
+      // Not above: what a listener throws is not a failure of the source.
+      if (answered.length > 0) events.emit('refresh', { key, value: loaded[0] });
+      return stored;
     };
     const value = await namespace.getOrSet(key, loadAndTell, {
       // Called with the value as the source returned it, which may contain what JSON cannot represent.

@@ -196,6 +196,26 @@ describeRedis('a namespace with the interface of cache-manager', () => {
     expect(await withOurs(told)).toEqual(await told(theirs));
   });
 
+  it('tells of a refresh once, even if a listener throws', async () => {
+    const complaints: string[] = [];
+    const alone = new CacheEngine({ complain: (message) => complaints.push(message) }).start();
+    try {
+      const cache = cacheManagerOf(alone.namespace('refreshed'));
+      const told: unknown[] = [];
+      cache.on('refresh', (data) => {
+        told.push(data);
+        throw new Error('the listener failed');
+      });
+      await cache.set('k', 1, 60_000);
+      expect(await cache.wrap('k', () => 2, 60_000, 100_000)).toBe(1);
+      await until(() => complaints.length > 0);
+      expect(told).toEqual([{ key: 'k', value: 2 }]);
+      expect(complaints).toEqual(['Error: the listener failed']);
+    } finally {
+      alone.stop();
+    }
+  });
+
   it('passes the value to the ttl function as the source returned it', async () => {
     for (const cache of [ours(), theirs]) {
       const load = () => ({ until: new Date(Date.now() + 60_000) });
