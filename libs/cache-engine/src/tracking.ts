@@ -36,8 +36,8 @@ interface Line {
   heardAt: number;
   isAsking: boolean;
   isOfCluster: boolean;
-  /** How many masters there are according to this one. */
-  masters: number | undefined;
+  /** How many masters with slots this one knows, itself included, as far as it has said. */
+  masters: number;
   /** Shared by successive connections to the same master. */
   reconnectStrategy: ReturnType<typeof reconnectUnlessCutOff>;
 }
@@ -130,11 +130,12 @@ export class Tracking {
   /**
    * Whether every master of the cluster is known and heard. Another one may have taken over, or have received slots. The
    * client hears of that only from nodes that it was connected to, and only when it asks for a key in one of those slots; a
-   * node that has left the cluster reports that there are no masters.
+   * node that has left the cluster reports that there are no masters. A node that knows fewer masters than there are is no
+   * reason to look anew: if it were asked, the others would be left until the next time.
    */
   private isWhole(masters: readonly Master[]): boolean {
     if (!this.isHeardOf || !this.options.isWhole()) return false;
-    return [...this.lines.values()].every((it) => it.masters === masters.length);
+    return [...this.lines.values()].every((it) => it.masters <= masters.length);
   }
 
   private open({ id, host, port }: Master): void {
@@ -168,7 +169,7 @@ export class Tracking {
       heardAt: never,
       isAsking: false,
       isOfCluster: host !== undefined,
-      masters: undefined,
+      masters: 0,
       reconnectStrategy,
     };
     this.lines.set(id, line);
@@ -216,7 +217,7 @@ export class Tracking {
         if (!line.isOfCluster) this.leave(line);
         throw new Error('the server is not a master, or its cluster is down');
       }
-      if (cluster) line.masters = Number(/cluster_size:(\d+)/.exec(cluster)?.[1]);
+      if (cluster) line.masters = Number(/cluster_size:(\d+)/.exec(cluster)?.[1] ?? 0);
       this.setHeard(line, askedAt);
       this.setClockBy(line, time, askedAt);
     } catch (error) {

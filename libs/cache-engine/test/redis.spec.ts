@@ -1489,6 +1489,20 @@ describeRedis('a cache over a cluster of three masters', () => {
     }
   });
 
+  it('deletes keys while every master is full, whether or not they are stored', async () => {
+    const here = (await nodeOf(cluster.url)).namespace<number>(randomUUID());
+    await here.set('k', 1);
+    const people = await Promise.all(cluster.servers.map(({ url }) => createClient({ url }).connect()));
+    try {
+      await Promise.all(people.map((it) => it.configSet('maxmemory', '1')));
+      await here.delete('k', 'none');
+      expect(await here.find('k')).toBeUndefined();
+    } finally {
+      await Promise.all(people.map((it) => it.configSet('maxmemory', '0')));
+      for (const it of people) it.destroy();
+    }
+  });
+
   it('limits early refreshes of a key whose slot migrates, even if their values cannot be stored', async () => {
     const space = (await nodeOf(cluster.url)).namespace<number>(randomUUID(), { ttl: 60_000 });
     await space.set('k', 1);

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { redisOrSkip, startRedis, until, type RedisServer } from '#testing';
+import { redisOrSkip, startRedis, startRedisCluster, until, type RedisServer } from '#testing';
 import { reconnectAfterMs } from '../src/reconnect.js';
 import { Tracking } from '../src/tracking.js';
 
@@ -95,5 +95,42 @@ describeRedis('tracking a running Redis', () => {
     const before = connected;
     await sleep(600);
     expect(connected).toBe(before);
+  });
+});
+
+describeRedis('tracking a cluster', () => {
+  it('looks up the topology if a master knows more of them, not if it knows fewer', async () => {
+    const cluster = await startRedisCluster({ spares: 1 });
+    const { servers } = cluster;
+    const follow = async (followed: readonly RedisServer[]): Promise<number> => {
+      let lookups = 0;
+      let looks = 0;
+      const masters = followed.map(({ port }) => ({ id: String(port), host: '127.0.0.1', port }));
+      const options = {
+        ...{ url: cluster.url.split(',')[0]!, prefixes: ['x'], silenceMs: 1_000, isWhole: () => true },
+        masters: () => {
+          if (tracking.isHeardOf) looks += 1;
+          return masters;
+        },
+        // On a slow machine, they may not be heard for a while.
+        lookAnew: () => void (tracking.isHeardOf && (lookups += 1)),
+      };
+      tracking = new Tracking(
+        options,
+        { invalidated: () => undefined, mayHaveMissed: () => undefined },
+        () => undefined,
+      );
+      tracking.start();
+      await until(() => looks >= 10);
+      tracking.stop();
+      return lookups;
+    };
+    try {
+      // There are three masters with slots.
+      expect(await follow(servers.slice(0, 2))).toBeGreaterThan(0);
+      expect(await follow(servers)).toBe(0);
+    } finally {
+      await cluster.stop();
+    }
   });
 });
