@@ -130,8 +130,8 @@ export class Tracking {
   /**
    * Whether every master of the cluster is known and heard. Another one may have taken over, or have received slots. The
    * client hears of that only from nodes that it was connected to, and only when it asks for a key in one of those slots; a
-   * node that has left the cluster reports that there are no masters. A node that knows fewer masters than there are is no
-   * reason to look anew: if it were asked, the others would be left until the next time.
+   * node that has left the cluster reports that there are no masters. A node that knows fewer masters is no reason to look
+   * anew: if that one were asked, the client would leave the others until it asks again.
    */
   private isWhole(masters: readonly Master[]): boolean {
     if (!this.isHeardOf || !this.options.isWhole()) return false;
