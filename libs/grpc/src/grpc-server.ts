@@ -66,11 +66,16 @@ const longestTimerMs = 2 ** 31 - 1;
  */
 const mostHeaderBytes = 16_384;
 /**
- * How much a client may send on one connection in open calls of health and reflection, headers included, which anybody may
- * call. What it sends is kept while a stream is open, and reflection keeps an answer for each request, of some fifty times
- * its size, whether the client reads it or not.
+ * How much a client may send on one connection in open calls of health and reflection, which anybody may call. What it sends
+ * is kept while a stream is open, and reflection keeps an answer for each request, of some fifty times its size,
+ * whether the client reads it or not.
  */
 const mostOpenBytes = 16_384;
+/**
+ * The headers of each of these calls that do not count, because every client sends some 500 bytes of its own: a proxy may
+ * bring the health checks of hundreds of clients on one connection.
+ */
+const ordinaryHeaderBytes = 1_024;
 /** How often clients that do not read are looked for, in milliseconds. */
 const lookMs = 500;
 
@@ -295,9 +300,11 @@ export class GrpcServer extends ServerGrpc {
         // grpc-js would copy them, which takes much longer than to send them.
         for (const name of Object.keys(headers)) if (!/^:|^content-type$/.test(name)) delete headers[name];
       }
-      // A refused call is not kept until its client has sent the message.
+      // A refused call is not kept until its client has sent the message. Its status is in the headers; trailers are sent
+      // after this event, and would be lost.
       stream.once('finish', () => {
-        if (!stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+        if (!stream.readableEnded && stream.sentHeaders?.['grpc-status'] !== undefined)
+          stream.close(constants.NGHTTP2_NO_ERROR);
       });
     });
     listening.on('session', (session) => {
@@ -449,7 +456,7 @@ const limitBytes = (stream: ServerHttp2Stream, headerBytes: number, open: { byte
   stream.once('close', release);
   // grpc-js has paused the stream already, so that listening does not make it flow.
   stream.on('data', (some: Buffer) => count(some.length));
-  count(headerBytes);
+  count(Math.max(0, headerBytes - ordinaryHeaderBytes));
 };
 
 /**
