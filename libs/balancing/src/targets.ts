@@ -51,7 +51,7 @@ export const addressesOf = async (host: string, lookup: SystemLookup = systemLoo
   const of = async (family: 4 | 6): Promise<string[]> =>
     (await lookup(host, { all: true, family })).map(({ address }) => address);
   return of(4).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'EAI_AGAIN') throw error;
+    if (error.code !== 'ENOTFOUND') throw error;
     return of(6);
   });
 };
@@ -147,8 +147,8 @@ export class Targets<P extends Place, I extends Instance> {
     const others = this.othersThan(tried);
     const left = others.length > 0 ? others : this.all;
     const ready = left.filter(({ isEjected }) => !isEjected);
-    if (ready.length === 0) this.noneReady();
     const open = (ready.length > 0 ? ready : left).filter(({ inFlight }) => inFlight < this.maxInFlight);
+    if (ready.length === 0 || open.length === 0) this.noneReady();
     if (open.length === 0) {
       this.counts.refusedAsFull += 1;
       const detail = `${this.name} has too many requests in flight; this one was not sent, repeat it shortly`;

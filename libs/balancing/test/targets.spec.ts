@@ -49,20 +49,24 @@ describe('a host name with addresses of both families', () => {
     expect(await lookUp('order.test', 'ENOTFOUND')).toEqual(['::1']);
   });
 
-  it('keeps its IPv4 addresses while the DNS server answers for IPv6 alone', async () => {
-    let failureOf4 = '';
-    const targets = new Targets({
-      name: 'order',
-      at: [{ host: 'order.test', port: 1 }],
-      instanceAt: (_place, address) => new Silent(address),
-      lookup: (host) => lookUp(host, failureOf4),
-    });
-    const current = async () => (await targets.current()).map(([address]) => address);
-    expect(await current()).toEqual(['127.0.0.1:1']);
-    failureOf4 = 'EAI_AGAIN';
-    expect(await current()).toEqual(['127.0.0.1:1']);
-    targets.close();
-  });
+  // Of a server that refuses IPv4 alone, glibc says the first, and musl the second.
+  it.each(['EAI_AGAIN', 'EAI_FAIL'])(
+    'keeps its IPv4 addresses while the DNS server fails for them (%s)',
+    async (code) => {
+      let failureOf4 = '';
+      const targets = new Targets({
+        name: 'order',
+        at: [{ host: 'order.test', port: 1 }],
+        instanceAt: (_place, address) => new Silent(address),
+        lookup: (host) => lookUp(host, failureOf4),
+      });
+      const current = async () => (await targets.current()).map(([address]) => address);
+      expect(await current()).toEqual(['127.0.0.1:1']);
+      failureOf4 = code;
+      expect(await current()).toEqual(['127.0.0.1:1']);
+      targets.close();
+    },
+  );
 });
 
 it('the current addresses are looked up anew, however recent the last lookup is', async () => {
@@ -272,6 +276,34 @@ it('a call is refused if all ready instances are full, rather than sent to an ej
     expect(targets.attempts(false).next().instance.address).not.toBe(gone.instance.address);
   expect(() => targets.attempts(false).next()).toThrow(expect.objectContaining({ code: 'unavailable' }));
   expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+  targets.close();
+});
+
+it('an ejected instance that is back is noticed as soon as all others are full', async () => {
+  let isBack = false;
+  let probes = 0;
+  let leave: () => void;
+  const targets = new Targets({
+    name: 'order',
+    at: ['127.0.0.1', '127.0.0.2'].map((host) => ({ host, port: 1 })),
+    instanceAt: (_place, address, leaving) => {
+      leave = leaving;
+      const probe = async (): Promise<void> => {
+        probes += 1;
+        if (!isBack) throw new Error('it is not there');
+      };
+      return Object.assign(new Silent(address), { probe });
+    },
+    maxInFlight: 1,
+  });
+  leave!();
+  // Until the pauses between the probes have grown.
+  await eventually(async () => expect(probes).toBeGreaterThan(2));
+  isBack = true;
+  expect(targets.attempts(false).next().instance.address).toBe('127.0.0.1');
+  expect(() => targets.attempts(false).next()).toThrow(expect.objectContaining({ code: 'unavailable' }));
+  for (let turns = 0; turns < 5; turns += 1) await setImmediate();
+  expect(targets.attempts(false).next().instance.address).toBe('127.0.0.2');
   targets.close();
 });
 
