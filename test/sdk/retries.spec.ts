@@ -136,6 +136,12 @@ describe('a request', () => {
     }
   });
 
+  it('fails at once on a redirect in a browser, which tells neither its status nor its location', async () => {
+    const opaque = new Cleave({ baseUrl: server.url, fetch: async () => Response.error() });
+    const detail = expect.stringContaining('to: another place');
+    await expect(opaque.orders.place(order)).rejects.toMatchObject({ code: 'http-0', tries: 1, detail });
+  });
+
   it('to delete succeeds if a retry finds nothing, and fails if the first attempt finds nothing', async () => {
     const gone = problem(404, 'webhook-endpoint-not-found');
     server.answers(dropped, gone);

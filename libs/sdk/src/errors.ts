@@ -61,7 +61,9 @@ export const errorOf = async (response: Response, tries: number): Promise<Cleave
   const said = headers.get('location') ?? (text === '' ? response.statusText : text.slice(0, 500));
   // 304 is an answer of the API, to a caller that sent `If-None-Match`.
   const isElsewhere = status < 400 && status !== 304;
-  const detail = problem.detail ?? (isElsewhere ? `The base URL does not lead to the API, but to: ${said}` : said);
+  // Of a redirect, browsers tell neither the status nor the location.
+  const where = said === '' ? 'another place' : said;
+  const detail = problem.detail ?? (isElsewhere ? `The base URL does not lead to the API, but to: ${where}` : said);
   return new CleaveApiError(problem.code ?? `http-${status}`, detail, tries, { status, headers, problem });
 };
 
