@@ -28,7 +28,8 @@ export class LockedRows1764000000054 implements MigrationInterface {
  * or began it 10 seconds ago, or a transaction that was prepared 2 seconds ago. How long it has had the row is not known: of its
  * age, it may have spent most in the queue for the row. A session of another role is taken to keep the row if this role may not
  * see what it does. The row names its holder (`xmax`), or the list of those that share it; no system column tells which of the
- * two it is. If it was locked in a subtransaction that has ended, as by `hold`, it is not named.
+ * two it is, and a list may have the number of a transaction. So only transactions that have locked or changed rows of the table
+ * count. If the row was locked in a subtransaction that has ended, as by `hold`, it is not named.
  *
  * A reservation that a transaction in progress has inserted is invisible, but an insert of the same id has to wait. If the
  * whole table is locked, as while an index is created, no single reservation is, and this fails.
@@ -40,8 +41,9 @@ const lockedRows = `
   DECLARE
     free text[];
     id uuid;
+    keepers xid[];
     busy record;
-    holders xid[];
+    is_kept boolean;
   BEGIN
     reservations := '{}';
     products := '{}';
@@ -60,28 +62,36 @@ const lockedRows = `
     free := ARRAY(
       SELECT p.product_id FROM inventory.products p
       WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) FOR NO KEY UPDATE SKIP LOCKED);
+    IF cardinality(free) = cardinality(p_products) THEN RETURN; END IF;
+
+    -- A row may be locked by a subtransaction in progress; only the transaction itself is listed as prepared.
+    keepers := ARRAY(
+      SELECT unnest(array_agg(l.transactionid) FILTER (WHERE l.transactionid IS NOT NULL))
+      FROM pg_locks l
+      LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+      LEFT JOIN pg_prepared_xacts x ON x.transaction = l.transactionid
+      WHERE l.granted
+      GROUP BY l.virtualtransaction
+      HAVING bool_or(l.relation = 'inventory.products'::regclass AND l.mode <> 'AccessShareLock')
+        AND bool_or(CASE
+          WHEN a.pid IS NULL THEN x.prepared < now() - interval '2 seconds'
+          WHEN a.state IS NULL THEN true
+          WHEN a.state <> 'active' AND a.state_change < now() - interval '2 seconds' THEN a.xact_start IS NOT NULL
+          ELSE a.xact_start < now() - interval '10 seconds' END));
+    IF keepers = '{}' THEN RETURN; END IF;
+
     FOR busy IN
       SELECT p.product_id, p.xmax AS holder FROM inventory.products p
       WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND NOT p.product_id = ANY (free)
     LOOP
-      holders := ARRAY[busy.holder];
+      is_kept := busy.holder = ANY (keepers);
       BEGIN
         -- A key share is not in the way.
-        holders := holders || ARRAY(SELECT m.xid FROM pg_get_multixact_members(busy.holder) m WHERE m.mode <> 'keysh');
-      EXCEPTION WHEN internal_error OR invalid_parameter_value THEN
+        is_kept := is_kept OR EXISTS (
+          SELECT FROM pg_get_multixact_members(busy.holder) m WHERE m.mode <> 'keysh' AND m.xid = ANY (keepers));
+      EXCEPTION WHEN internal_error OR invalid_parameter_value OR data_corrupted THEN
         NULL; -- There is no such list.
       END;
-      IF EXISTS (
-        SELECT FROM pg_locks h
-        -- A row may be locked by a subtransaction in progress; only the transaction itself is listed as prepared.
-        JOIN pg_locks t ON t.virtualtransaction = h.virtualtransaction AND t.locktype = 'transactionid' AND t.granted
-        LEFT JOIN pg_stat_activity a ON a.pid = h.pid
-        LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid
-        WHERE h.locktype = 'transactionid' AND h.granted AND h.transactionid = ANY (holders) AND CASE
-          WHEN a.pid IS NULL THEN x.prepared < now() - interval '2 seconds'
-          WHEN a.state IS NULL THEN true
-          WHEN a.state <> 'active' AND a.state_change < now() - interval '2 seconds' THEN a.xact_start IS NOT NULL
-          ELSE a.xact_start < now() - interval '10 seconds' END
-      ) THEN products := products || busy.product_id; END IF;
+      IF is_kept THEN products := products || busy.product_id; END IF;
     END LOOP;
   END $$`;

@@ -58,6 +58,17 @@ const workOn = (by: pg.Client): Promise<unknown> => {
   return working.catch((error: { code: string }) => error.code);
 };
 
+/** @returns the process id of the session that works on product m */
+const untilAtWork = async (): Promise<number> => {
+  const atWork = `SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep' AND pid <> pg_backend_pid()`;
+  for (;;) {
+    const [session] = (await watcher!.query<{ pid: number }>(atWork)).rows;
+    if (session) return session.pid;
+    await setTimeout(10);
+  }
+};
+
 const lockedProducts = async (ids: string[]): Promise<string[]> => {
   const look = `SELECT products FROM inventory.locked_rows($1, $2, '{}')`;
   return (await watcher!.query<{ products: string[] }>(look, [tenant, ids])).rows[0]!.products;
@@ -121,16 +132,44 @@ it('a product that several share is named, unless all of them let others change 
   }
 }, 60_000);
 
+it('a product is not named because the list of those that share another row has the number of its holder', async () => {
+  const [sharer, busy] = [new pg.Client(database.url), new pg.Client(database.url)];
+  await Promise.all([sharer.connect(), busy.connect()]);
+  const table = `"${tenant}"`;
+  /** Runs a statement in a subtransaction of its own, which is undone. */
+  const tried = (statement: string) => `BEGIN ${statement} EXCEPTION WHEN division_by_zero THEN NULL; END;`;
+  const sharedBy = `(SELECT max(xmax::text::bigint) FROM ${table})`;
+  try {
+    await watcher!.query(`CREATE TABLE ${table} AS SELECT n FROM generate_series(1, 20) n`);
+    // Each row is shared by another subtransaction and an operator, who leaves the transaction open.
+    await sharer.query(`BEGIN; DO $$ BEGIN FOR i IN 1..20 LOOP
+      ${tried(`PERFORM FROM ${table} WHERE n = i FOR KEY SHARE;`)} END LOOP; END $$`);
+    await operator!.query(`BEGIN; UPDATE ${table} SET n = n`);
+    // Whoever joins them makes twenty lists, until those have the numbers of the transactions to come.
+    await watcher!.query(`DO $$ BEGIN
+      WHILE ${sharedBy} < pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 200 LOOP
+        ${tried(`PERFORM FROM ${table} FOR KEY SHARE; RAISE division_by_zero;`)} END LOOP; END $$`);
+    await watcher!.query(`SELECT pg_sleep(2.1)`);
+    for (let holder = 0, last = 1; holder < last;) {
+      await lockProduct('m', 'NO KEY UPDATE', busy);
+      expect(await lockedProducts(['m'])).toEqual([]);
+      const numbers = `SELECT pg_current_xact_id()::text::bigint::int AS holder, ${sharedBy}::int AS last`;
+      ({ holder, last } = (await busy.query<{ holder: number; last: number }>(numbers)).rows[0]!);
+      await busy.query('ROLLBACK');
+    }
+  } finally {
+    await Promise.all([sharer.end(), busy.end()]);
+  }
+}, 60_000);
+
 it('a busy product is not named because somebody shares it who lets others change it', async () => {
   await lockProduct('m', 'KEY SHARE');
   await watcher!.query('SELECT pg_sleep(2.1)');
   const busy = new pg.Client(database.url);
   await busy.connect();
   try {
-    const [{ pid } = { pid: 0 }] = (await busy.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows;
     const working = workOn(busy);
-    const works = `SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'`;
-    while ((await watcher!.query(works, [pid])).rowCount === 0) await setTimeout(10);
+    const pid = await untilAtWork();
     expect(await lockedProducts(['m'])).toEqual([]);
     await watcher!.query('SELECT pg_cancel_backend($1)', [pid]);
     expect(await working).toBe('57014');
@@ -172,14 +211,20 @@ it('effects wait once for a product that stays locked, and do not block other pr
   await waitAtMost('0');
   try {
     await expect(settled()).rejects.toMatchObject({ code: 'unavailable', detail: expect.stringContaining(': m.') });
+    // Nor do they after others, which do not need the product, were applied: those of another part of the log, for instance.
+    const others = [effect(other.reservation_id, 1, 'confirm')];
+    expect(await instances[0].settleStock.execute(tenant, others)).toMatchObject({ applied: 1 });
+    await expect(settled()).rejects.toMatchObject({ code: 'unavailable', detail: expect.stringContaining(': m.') });
     expect(await ask(instances[0], [reservation({ a: 1 })])).toMatchObject([{ outcome: 'held' }]);
     await operator!.query('ROLLBACK');
     expect(await settled()).toMatchObject({ applied: 2 });
     // A product that is merely busy is waited for again.
-    await lockProduct('a');
-    const more = instances[0].settleStock.execute(tenant, [effect(both.reservation_id, 3, 'restock', { a: 1 })]);
+    const working = workOn(operator!);
+    const pid = await untilAtWork();
+    const more = instances[0].settleStock.execute(tenant, [effect(both.reservation_id, 3, 'restock', { m: 1 })]);
     await untilBlocked(watcher!, 1);
-    await operator!.query('ROLLBACK');
+    await watcher!.query('SELECT pg_cancel_backend($1)', [pid]);
+    expect(await working).toBe('57014');
     expect(await more).toMatchObject({ applied: 1 });
   } finally {
     await waitAtMost('2s');
