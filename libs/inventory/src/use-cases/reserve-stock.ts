@@ -35,7 +35,7 @@ export abstract class StockReservations {
 /** How long a batch tries to get locks that nobody is found to keep. */
 const patienceMs = 5_000;
 /** How long a row that was locked is suspected to be so still. */
-const suspectedMs = 10_000;
+export const suspectedMs = 10_000;
 
 /**
  * Reserves stock for a batch of orders. Each order gets all of its stock or none.

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { ReplyOf, StockEffect, inventoryContract } from '#contracts';
-import { LockTimeout, othersLock } from './reserve-stock.js';
+import { LockTimeout, othersLock, suspectedMs } from './reserve-stock.js';
 
 type Reply = ReplyOf<(typeof inventoryContract)['operations']['settle']>;
 
@@ -26,30 +26,38 @@ export abstract class StockSettlements {
  * Applies the events of orders to the stock: confirms, releases, fulfils and restocks reservations.
  *
  * Effects are applied in order, so they are repeated until they get their locks. While they wait for one, they hold others
- * that new orders need. So once they have waited in vain, they wait again only if nobody is found to keep a product locked.
+ * that new orders need. So once some have waited in vain, those of their tenant wait only if nobody is found to keep a product
+ * locked, as long as such a product is suspected to be locked still.
  */
 @Injectable()
 export class SettleStock {
-  /** Tenants whose last effects have waited in vain. */
-  private readonly heldUp = new Set<string>();
+  /** Until when products are suspected to be locked, by tenant. Effects that need none of them say nothing about that. */
+  private readonly suspects = new Map<string, number>();
 
   constructor(private readonly settlements: StockSettlements) {}
 
   async execute(tenant: string, effects: readonly StockEffect[]): Promise<Reply> {
-    const locked = this.heldUp.has(tenant) ? await this.settlements.lockedFor(tenant, effects) : [];
-    if (locked.length > 0) throw othersLock(new Set(locked));
-    const { applied, impossible } = await this.apply(tenant, effects);
-    return { applied, repeated: effects.length - applied - impossible.length, impossible: [...impossible] };
-  }
-  private async apply(...given: Parameters<StockSettlements['apply']>): ReturnType<StockSettlements['apply']> {
-    const [tenant] = given;
+    const locked = this.suspectsIn(tenant) ? await this.settlements.lockedFor(tenant, effects) : [];
+    if (locked.length > 0) {
+      this.suspect(tenant);
+      throw othersLock(new Set(locked));
+    }
     try {
-      const settled = await this.settlements.apply(...given);
-      this.heldUp.delete(tenant);
-      return settled;
+      const { applied, impossible } = await this.settlements.apply(tenant, effects);
+      return { applied, repeated: effects.length - applied - impossible.length, impossible: [...impossible] };
     } catch (error) {
-      if (error instanceof LockTimeout) this.heldUp.add(tenant);
+      if (error instanceof LockTimeout) this.suspect(tenant);
       throw error;
     }
+  }
+
+  private suspect(tenant: string): void {
+    this.suspects.set(tenant, performance.now() + suspectedMs);
+  }
+
+  private suspectsIn(tenant: string): boolean {
+    const isSuspected = performance.now() < (this.suspects.get(tenant) ?? Number.NEGATIVE_INFINITY);
+    if (!isSuspected) this.suspects.delete(tenant);
+    return isSuspected;
   }
 }
