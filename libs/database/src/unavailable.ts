@@ -119,8 +119,8 @@ export const lacksPrivilege = (error: unknown): boolean => isCausedBy(error, '42
 
 /**
  * Converts an error of the driver or of TypeORM: to `unavailable` if Postgres cannot be reached, is shutting down, has no
- * capacity, or cannot carry out the statement whatever the request; any other error is returned unchanged. After `unavailable`, a write may or may not
- * have taken effect: repeat it with the same key.
+ * capacity, or cannot carry out the statement whatever the request; any other error is returned unchanged. After
+ * `unavailable`, a write may or may not have taken effect: repeat it with the same key.
  *
  * @param name of the data source, for the message
  */
