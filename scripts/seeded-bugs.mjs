@@ -74,7 +74,7 @@ const all = [
     file: 'libs/order/src/use-cases/relay-outbox.ts',
     replace: /const ofTenants = \[\.\.\.Map\.groupBy/g,
     by: 'await checkpoint.keep(); const ofTenants = [...Map.groupBy',
-    caughtBy: 'test/fault/interleavings',
+    caughtBy: 'libs/order/test/outbox',
   },
   {
     bug: 'an order is acknowledged before it is recorded',

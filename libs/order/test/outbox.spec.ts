@@ -534,7 +534,7 @@ describe('the relay', () => {
     relay.wake();
     await until(() => calls >= 4);
     expect(appliedTo(stock)).toEqual(ids);
-  });
+  }, 60_000);
 
   it('delivers to two tenants at a time, to each in order, and to all of them although one call fails', async () => {
     const stock = new FakeInventory();
@@ -569,7 +569,7 @@ describe('the relay', () => {
     expect(most).toBe(2);
     expect(stock.inState('fulfilled')).toHaveLength(24);
     expect(positionsOf(await acquire(randomUUID(), 1))).not.toContain(logBeginning);
-  });
+  }, 60_000);
 
   it('does not move the checkpoint if it loses the lease while it delivers', async () => {
     const ids = newIds(2);
