@@ -481,7 +481,7 @@ describe('the relay', () => {
     return relay;
   };
   const stopAll = () => Promise.all(running.splice(0).map((it) => it.beforeApplicationShutdown()));
-  afterEach(stopAll);
+  afterEach(stopAll, 60_000);
 
   const until = async (condition: () => boolean): Promise<void> => {
     while (!condition()) await setTimeout(5);
