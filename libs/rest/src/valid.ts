@@ -20,13 +20,10 @@ export class SchemaPipe implements PipeTransform {
     if (parsed.success) return parsed.data;
     if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);
     const { issues } = parsed.error;
-    if (type === 'query')
-      throw invalid(
-        faultsIn(
-          issues.flatMap((it) => toldOfParameters(it, value, this.schema)),
-          value,
-        ),
-      );
+    if (type === 'query') {
+      const told = issues.flatMap((it) => toldOfParameter(it, value, this.schema));
+      throw invalid(faultsIn(told, value));
+    }
     const forms = formsOf(this.schema);
     const faults = faultsIn(issues, value, data).map((it) => toldAsOfAnotherForm(it, value, forms));
     throw invalid(type === 'body' ? faults.map(toldOfTheBody) : faults);
@@ -53,9 +50,10 @@ type Issue = z.core.$ZodIssue;
 export const unknownParameter = 'is not a known parameter';
 
 /**
- * A repeated query parameter arrives as an array, a type the caller never wrote, so the message says that it is repeated.
+ * An issue of a query in the words of its caller: an unknown parameter is named with those that are known, and a repeated one
+ * is called that, because it arrives as an array, a type that the caller never wrote.
  */
-const toldOfParameters = (issue: Issue, query: unknown, schema: z.ZodType): Issue[] => {
+const toldOfParameter = (issue: Issue, query: unknown, schema: z.ZodType): Issue[] => {
   const told = (path: PropertyKey[], message: string): Issue => ({ code: 'custom', path, message });
   if (issue.code === 'unrecognized_keys') {
     const known = schema instanceof z.ZodObject ? `; known are ${Object.keys(schema.shape).join(', ')}` : '';

@@ -112,7 +112,7 @@ const decided = async (
   if (!before) throw noSuchOrder(orderId);
   const earlier = keyed && (await orders.versionOf(tenant, keyed));
   if (earlier) {
-    refuseOtherRequest(earlier.fingerprint, keyed);
+    refuseOtherRequest(earlier.fingerprint, keyed.fingerprint);
     return { answer: { order: await asAt(orders, tenant, before, earlier.version), replayed: true } };
   }
   if (expectedVersions && !expectedVersions.includes(before.version))
@@ -138,10 +138,7 @@ const asAt = async (orders: ReadableOrders, tenant: string, order: Order, versio
 };
 
 /** @throws CleaveError `idempotency-key-reused` if the key was used for a request with another fingerprint */
-export const refuseOtherRequest = (
-  used: string | undefined,
-  { fingerprint }: Pick<KeyedChange, 'fingerprint'>,
-): void => {
+export const refuseOtherRequest = (used: string | undefined, fingerprint: string): void => {
   if (used === fingerprint) return;
   throw new CleaveError(
     'idempotency-key-reused',

@@ -156,7 +156,7 @@ export class MoveMoney {
     const pending = { move: { ...asked, amount_minor: null, status: 'pending' as const } };
     const outcome = await seenBy(giveUpAt, async () => {
       const { data, state, result } = (await this.moves.find(tenant, sagaId))!;
-      refuseOtherRequest(data.fingerprint, { fingerprint });
+      refuseOtherRequest(data.fingerprint, fingerprint);
       if (result.refused_for !== undefined) return { refusal: refusal(result.refused_for) };
       const { amount_minor = null } = result;
       if (state === 'ended') return { move: { ...asked, amount_minor, status: 'succeeded' as const } };
